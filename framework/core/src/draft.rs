@@ -1,0 +1,210 @@
+//! Events on their way out: encoded, not yet published.
+
+use bytes::Bytes;
+
+use crate::{
+    envelope::{Envelope, EventId},
+    environment::{Environment, Timestamp},
+    error::{EncodeError, EncodeErrorKind},
+    event::{Event, EventInfo, EventSet},
+    key::Key,
+    name::TopicName,
+    record::NewRecord,
+    trace::TraceContext,
+};
+
+/// An event, encoded, with what its envelope shall say. Attributes that are not set are filled in when it is
+/// published or staged.
+#[derive(Debug, Clone)]
+#[must_use = "a draft does nothing until it is published"]
+pub struct Draft {
+    pub(crate) info: EventInfo,
+    pub(crate) topic: TopicName,
+    pub(crate) key: Option<Bytes>,
+    pub(crate) payload: Bytes,
+    pub(crate) id: Option<EventId>,
+    pub(crate) time: Option<Timestamp>,
+    pub(crate) correlation: Option<EventId>,
+    pub(crate) causation: Option<EventId>,
+    pub(crate) trace: Option<TraceContext>,
+}
+
+impl Draft {
+    /// Encodes one event.
+    ///
+    /// # Errors
+    /// The topic is not a name, the key is empty, or the payload does not serialize.
+    pub fn of<E: Event>(event: &E) -> Result<Self, EncodeError> {
+        let fail = |kind| EncodeError { event: E::INFO.event, kind };
+        let topic = TopicName::new(E::INFO.topic).map_err(|error| fail(error.into()))?;
+        let key = event.key();
+        if key.as_ref().is_some_and(Key::is_empty) {
+            return Err(fail(EncodeErrorKind::EmptyKey));
+        }
+        let payload = serde_json::to_vec(event).map_err(|error| fail(error.into()))?;
+        Ok(Self {
+            info: E::INFO,
+            topic,
+            key: key.map(Key::into_bytes),
+            payload: payload.into(),
+            id: None,
+            time: None,
+            correlation: None,
+            causation: None,
+            trace: None,
+        })
+    }
+
+    /// Gives the event an id of the caller's: a repeat with the same id is recognised downstream.
+    pub fn id(self, id: impl Into<EventId>) -> Self {
+        Self { id: Some(id.into()), ..self }
+    }
+
+    /// Says when the fact happened; otherwise it is the time of publishing.
+    pub fn time(self, time: Timestamp) -> Self {
+        Self { time: Some(time), ..self }
+    }
+
+    /// Names the first event of the conversation that this one belongs to.
+    pub fn correlation(self, id: impl Into<EventId>) -> Self {
+        Self { correlation: Some(id.into()), ..self }
+    }
+
+    /// Continues a trace (W3C Trace Context).
+    pub fn trace(self, trace: TraceContext) -> Self {
+        Self { trace: Some(trace), ..self }
+    }
+
+    /// The type of the event.
+    #[must_use]
+    pub fn info(&self) -> EventInfo {
+        self.info
+    }
+
+    /// The encoded payload.
+    #[must_use]
+    pub fn payload(&self) -> &[u8] {
+        &self.payload
+    }
+
+    /// Marks this event as a consequence of `cause`, with an id derived from it: `scope` is the subscription,
+    /// `index` the place among what the handler returned. The same delivery gives the same id again.
+    pub fn caused_by(self, cause: &Envelope, scope: &str, index: usize, environment: &Environment) -> Self {
+        let id = self.id.unwrap_or_else(|| cause.id.derive(&cause.source, scope, index));
+        Self {
+            id: Some(id),
+            correlation: self
+                .correlation
+                .or_else(|| Some(cause.correlation.clone().unwrap_or_else(|| cause.id.clone()))),
+            causation: Some(cause.id.clone()),
+            trace: self.trace.or_else(|| cause.trace.map(|trace| trace.child(environment.random_u64()))),
+            ..self
+        }
+    }
+
+    /// The record, with the envelope in its headers; a missing id is made here.
+    #[must_use]
+    pub fn into_record(self, source: &str, environment: &Environment) -> NewRecord {
+        let now = environment.now();
+        let envelope = Envelope {
+            id: self.id.unwrap_or_else(|| environment.new_id().into()),
+            name: self.info.event.name.to_owned(),
+            version: self.info.event.version,
+            source: source.to_owned(),
+            subject: None,
+            time: self.time.unwrap_or(now),
+            correlation: self.correlation,
+            causation: self.causation,
+            trace: self.trace,
+        };
+        NewRecord {
+            topic: self.topic,
+            partition: None,
+            key: self.key,
+            headers: crate::cloudevents::write(&envelope),
+            value: Some(self.payload),
+            timestamp: envelope.time,
+        }
+    }
+}
+
+/// What can be published: a reference to an event, or a [`Draft`] with attributes of its own.
+pub trait IntoDraft {
+    /// Encodes it.
+    ///
+    /// # Errors
+    /// As [`Draft::of`].
+    fn into_draft(self) -> Result<Draft, EncodeError>;
+}
+
+impl<E: EventSet> IntoDraft for &E {
+    fn into_draft(self) -> Result<Draft, EncodeError> {
+        self.draft()
+    }
+}
+
+impl IntoDraft for Draft {
+    fn into_draft(self) -> Result<Draft, EncodeError> {
+        Ok(self)
+    }
+}
+
+/// What a handler may return: nothing, an event, an `Option`, a `Vec`, or a tuple of these.
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot return `{Self}`",
+    note = "return `Handled<..>` of nothing, an event, an `Option`, a `Vec`, or a tuple of these"
+)]
+pub trait IntoEvents {
+    /// Encodes each event into `drafts`, in order.
+    ///
+    /// # Errors
+    /// As [`Draft::of`].
+    fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError>;
+}
+
+impl<E: EventSet> IntoEvents for E {
+    fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError> {
+        drafts.push(self.draft()?);
+        Ok(())
+    }
+}
+
+impl IntoEvents for () {
+    fn append_to(self, _: &mut Vec<Draft>) -> Result<(), EncodeError> {
+        Ok(())
+    }
+}
+
+impl IntoEvents for Draft {
+    fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError> {
+        drafts.push(self);
+        Ok(())
+    }
+}
+
+impl<T: IntoEvents> IntoEvents for Option<T> {
+    fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError> {
+        self.map_or(Ok(()), |events| events.append_to(drafts))
+    }
+}
+
+impl<T: IntoEvents> IntoEvents for Vec<T> {
+    fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError> {
+        self.into_iter().try_for_each(|events| events.append_to(drafts))
+    }
+}
+
+impl<A: IntoEvents, B: IntoEvents> IntoEvents for (A, B) {
+    fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError> {
+        self.0.append_to(drafts)?;
+        self.1.append_to(drafts)
+    }
+}
+
+impl<A: IntoEvents, B: IntoEvents, C: IntoEvents> IntoEvents for (A, B, C) {
+    fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError> {
+        self.0.append_to(drafts)?;
+        self.1.append_to(drafts)?;
+        self.2.append_to(drafts)
+    }
+}

@@ -1,0 +1,361 @@
+//! Handlers: plain async functions whose arguments say what they need.
+
+use std::{any::Any, fmt, time::Duration};
+
+use crate::{
+    BoxFuture,
+    draft::{Draft, IntoEvents},
+    envelope::Envelope,
+    error::{BoxError, EncodeError},
+    event::{EventInfo, EventSet},
+    log::Position,
+};
+
+/// What a handler returns: events to publish with its effects, or why it failed.
+pub type Handled<T = ()> = Result<T, HandlerError>;
+
+/// A failed attempt. Any error becomes one by `?`, and is retried by the subscription's policy; [`Terminal`] and
+/// [`RetryAfter`] say otherwise.
+///
+/// Like [`Terminal`] it is not itself an `Error`: that is what lets every error convert into it.
+pub struct HandlerError {
+    outcome: Outcome,
+    source: BoxError,
+}
+
+/// What a failure asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// Retry by policy.
+    Retry,
+    /// Retry after this long.
+    RetryAfter(Duration),
+    /// Fail for good, now.
+    Terminal,
+}
+
+impl HandlerError {
+    /// What it asks for.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        self.outcome
+    }
+
+    /// The error.
+    #[must_use]
+    pub fn source(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        &*self.source
+    }
+}
+
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut error: Option<&dyn std::error::Error> = Some(&*self.source);
+        let mut separator = "";
+        let mut last = String::new();
+        while let Some(cause) = error {
+            let text = cause.to_string();
+            // Many errors print their source themselves; say each thing once.
+            if !last.ends_with(&text) || last.is_empty() {
+                write!(f, "{separator}{text}")?;
+                separator = ": ";
+            }
+            last = text;
+            error = cause.source();
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HandlerError({:?}: {self})", self.outcome)
+    }
+}
+
+impl<E: Into<BoxError>> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self { outcome: Outcome::Retry, source: error.into() }
+    }
+}
+
+/// Fail for good, now: no attempt can succeed. `return Err(Terminal::new(error).into())`, or `.map_err(Terminal::new)?`.
+pub struct Terminal(BoxError);
+
+impl Terminal {
+    /// Wraps an error.
+    pub fn new(error: impl Into<BoxError>) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Debug for Terminal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Terminal({})", self.0)
+    }
+}
+
+impl From<Terminal> for HandlerError {
+    fn from(terminal: Terminal) -> Self {
+        Self { outcome: Outcome::Terminal, source: terminal.0 }
+    }
+}
+
+/// Retry after a given time, in place of the policy's back-off.
+pub struct RetryAfter(Duration, BoxError);
+
+impl RetryAfter {
+    /// Wraps an error.
+    pub fn new(delay: Duration, error: impl Into<BoxError>) -> Self {
+        Self(delay, error.into())
+    }
+}
+
+impl fmt::Debug for RetryAfter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RetryAfter({:?}, {})", self.0, self.1)
+    }
+}
+
+impl From<RetryAfter> for HandlerError {
+    fn from(RetryAfter(delay, source): RetryAfter) -> Self {
+        Self { outcome: Outcome::RetryAfter(delay), source }
+    }
+}
+
+/// One attempt at one record, as extractors see it.
+#[derive(Debug)]
+pub struct Context<'a, S> {
+    /// The app's state.
+    pub state: &'a S,
+    /// The event's metadata.
+    pub envelope: &'a Envelope,
+    /// The payload.
+    pub payload: &'a [u8],
+    /// Where the record stands.
+    pub position: &'a Position,
+    /// The attempt, from 1.
+    pub attempt: u32,
+    /// The transaction's lease, until an extractor takes it.
+    pub lease: Option<Box<dyn Any + Send>>,
+}
+
+/// An extractor: an argument made from the delivery, after the event.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an argument of a handler in an app whose state is `{S}`",
+    label = "not an extractor here",
+    note = "after the event a handler takes `Envelope`, `State<S>` with the app's own state, or `Tx<Sqlite>`",
+    note = "an app without `.state(..)` has the state `()`"
+)]
+pub trait FromDelivery<S>: Sized + Send + 'static {
+    /// The database whose transaction this extractor takes, if it does.
+    const DATABASE: Option<&'static str> = None;
+
+    /// Makes the argument.
+    ///
+    /// # Errors
+    /// What it needs is not there.
+    fn from_delivery(context: &mut Context<'_, S>) -> Result<Self, HandlerError>;
+}
+
+/// The app's state, cloned.
+#[derive(Debug, Clone, Copy)]
+pub struct State<S>(pub S);
+
+impl<S: Clone + Send + Sync + 'static> FromDelivery<S> for State<S> {
+    fn from_delivery(context: &mut Context<'_, S>) -> Result<Self, HandlerError> {
+        Ok(Self(context.state.clone()))
+    }
+}
+
+impl<S> FromDelivery<S> for Envelope {
+    fn from_delivery(context: &mut Context<'_, S>) -> Result<Self, HandlerError> {
+        Ok(context.envelope.clone())
+    }
+}
+
+/// An event with where it came from.
+#[derive(Debug, Clone)]
+pub struct Delivery<E> {
+    /// The event.
+    pub event: E,
+    /// Its metadata.
+    pub envelope: Envelope,
+    /// Where its record stands.
+    pub position: Position,
+    /// The attempt, from 1.
+    pub attempt: u32,
+}
+
+/// The first argument of a handler: an event, a set of events, or a [`Delivery`] of either.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the first argument of a handler",
+    note = "a handler takes the event first: a type that derives `Event` or `EventSet`, or `Delivery<..>` of one"
+)]
+pub trait Input: Sized + Send + 'static {
+    /// What it decodes.
+    type Events: EventSet;
+    /// Puts the argument together.
+    fn from_events<S>(events: Self::Events, context: &Context<'_, S>) -> Self;
+}
+
+impl<E: EventSet> Input for E {
+    type Events = E;
+    fn from_events<S>(events: E, _: &Context<'_, S>) -> E {
+        events
+    }
+}
+
+impl<E: EventSet> Input for Delivery<E> {
+    type Events = E;
+    fn from_events<S>(event: E, context: &Context<'_, S>) -> Self {
+        Self {
+            event,
+            envelope: context.envelope.clone(),
+            position: context.position.clone(),
+            attempt: context.attempt,
+        }
+    }
+}
+
+/// The arguments of a handler as a tuple.
+pub trait Args<S>: Sized + Send + 'static {
+    /// The events it takes.
+    type Events: EventSet;
+    /// The database whose transaction one of them takes, if any.
+    const DATABASE: Option<&'static str>;
+    /// Decodes the event and makes the rest.
+    ///
+    /// # Errors
+    /// The payload does not decode (as [`ArgsError::Decode`]), or an extractor fails.
+    fn extract(context: &mut Context<'_, S>) -> Result<Self, ArgsError>;
+}
+
+/// Why arguments could not be made.
+#[derive(Debug)]
+pub enum ArgsError {
+    /// The record is not the event that it should be: no attempt can succeed.
+    Decode(crate::error::DecodeError),
+    /// An extractor failed.
+    Extract(HandlerError),
+}
+
+/// An async function that handles events.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a handler",
+    note = "a handler is an `async fn` of at most eight arguments, the event first, that returns `Handled<..>`; its future must be `Send`"
+)]
+pub trait Handler<T>: Clone + Send + Sync + 'static {
+    /// What it returns on success.
+    type Output;
+    /// Its future.
+    type Future: Future<Output = Handled<Self::Output>> + Send + 'static;
+    /// Calls it.
+    fn call(&self, args: T) -> Self::Future;
+}
+
+macro_rules! handlers {
+    ($($extractor:ident),*) => {
+        impl<Func, Fut, Out, First, $($extractor),*> Handler<(First, $($extractor,)*)> for Func
+        where
+            Func: Fn(First, $($extractor),*) -> Fut + Clone + Send + Sync + 'static,
+            Fut: Future<Output = Handled<Out>> + Send + 'static,
+        {
+            type Output = Out;
+            type Future = Fut;
+            #[allow(non_snake_case, reason = "the macro names variables after type parameters")]
+            fn call(&self, (first, $($extractor,)*): (First, $($extractor,)*)) -> Fut {
+                self(first, $($extractor),*)
+            }
+        }
+
+        impl<S, First: Input, $($extractor: FromDelivery<S>),*> Args<S> for (First, $($extractor,)*) {
+            type Events = First::Events;
+            const DATABASE: Option<&'static str> = {
+                #[allow(unused_mut, reason = "a handler with the event alone has no extractor")]
+                let mut database = None;
+                $(if let Some(name) = $extractor::DATABASE { database = Some(name); })*
+                database
+            };
+            fn extract(context: &mut Context<'_, S>) -> Result<Self, ArgsError> {
+                let events = First::Events::decode(&context.envelope.name, context.envelope.version, context.payload)
+                    .map_err(ArgsError::Decode)?;
+                let first = First::from_events(events, context);
+                Ok((first, $($extractor::from_delivery(context).map_err(ArgsError::Extract)?,)*))
+            }
+        }
+    };
+}
+handlers!();
+handlers!(A);
+handlers!(A, B);
+handlers!(A, B, C);
+handlers!(A, B, C, D);
+handlers!(A, B, C, D, E);
+handlers!(A, B, C, D, E, G);
+handlers!(A, B, C, D, E, G, H);
+
+/// A handler with its types erased: what a subscription routes to.
+pub trait Route<S>: Send + Sync {
+    /// The events it takes.
+    fn events(&self) -> &'static [EventInfo];
+    /// The database whose transaction it takes, if any.
+    fn database(&self) -> Option<&'static str>;
+    /// The handler's name, for logs.
+    fn name(&self) -> &'static str;
+    /// Makes the arguments and starts the handler.
+    ///
+    /// # Errors
+    /// As [`Args::extract`].
+    fn call(&self, context: &mut Context<'_, S>) -> Result<Attempt, ArgsError>;
+}
+
+/// A running handler: the encoded events that it returned, or why it failed.
+pub type Attempt = BoxFuture<'static, Result<Vec<Draft>, HandlerError>>;
+
+/// Erases a handler.
+pub fn route<S, H, T>(handler: H) -> impl Route<S>
+where
+    S: Send + Sync + 'static,
+    H: Handler<T>,
+    T: Args<S>,
+    H::Output: IntoEvents,
+{
+    Erased { handler, args: std::marker::PhantomData::<fn(T)> }
+}
+
+struct Erased<H, T> {
+    handler: H,
+    args: std::marker::PhantomData<fn(T)>,
+}
+
+impl<S, H, T> Route<S> for Erased<H, T>
+where
+    H: Handler<T>,
+    T: Args<S>,
+    H::Output: IntoEvents,
+{
+    fn events(&self) -> &'static [EventInfo] {
+        T::Events::EVENTS
+    }
+
+    fn database(&self) -> Option<&'static str> {
+        T::DATABASE
+    }
+
+    fn name(&self) -> &'static str {
+        std::any::type_name::<H>()
+    }
+
+    fn call(&self, context: &mut Context<'_, S>) -> Result<Attempt, ArgsError> {
+        let args = T::extract(context)?;
+        let future = self.handler.call(args);
+        Ok(Box::pin(async move {
+            let output = future.await?;
+            let mut drafts = Vec::new();
+            // What does not encode now will not encode at the next attempt either.
+            output.append_to(&mut drafts).map_err(|error: EncodeError| Terminal::new(error))?;
+            Ok(drafts)
+        }))
+    }
+}
