@@ -133,6 +133,9 @@ pub trait Transaction: Send + fmt::Debug {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CommitError {
+    /// Nothing was written, because of what the handler did or staged: a failed attempt.
+    #[error("the transaction was refused: {0}")]
+    Refused(crate::handler::HandlerError),
     /// Nothing was written; trying again is safe.
     #[error("the transaction was not committed: {0}")]
     NotCommitted(#[source] EffectsError),

@@ -88,6 +88,18 @@ pub fn decode_json<E: Event>(payload: &[u8]) -> Result<E, DecodeError> {
     serde_json::from_slice(payload).map_err(|source| DecodeError::Payload { event: E::INFO.event, source })
 }
 
+/// Whether two names are equal, for assertions in derived code: `==` on `str` is not `const` yet.
+#[doc(hidden)]
+#[must_use]
+pub const fn same_name(a: &str, b: &str) -> bool {
+    let (a, b) = (a.as_bytes(), b.as_bytes());
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
+
 /// One event type, or an enum of several that derives `EventSet`: what a handler takes, what a stream holds.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is neither an event nor a set of events",

@@ -275,6 +275,9 @@ pub trait Consumer: Send + Sync + fmt::Debug {
 
 /// Reads one partition in offset order. Back-pressure is not reading.
 pub trait PartitionReader: Send + fmt::Debug {
+    /// Where the next read begins: before the first read, what its [`Start`] came to.
+    fn position(&self) -> Offset;
+
     /// Waits for the next records: at least one, at most `max`. Dropping the future loses none.
     /// `OffsetOutOfRange`: retention passed the reader, or the log went back.
     fn read(&mut self, max: usize) -> BoxFuture<'_, Result<Arc<dyn RecordBatch>, LogError>>;

@@ -1,0 +1,214 @@
+//! The admission gate: publishes enter the log in the order of their calls, and no more is in flight than the log
+//! is sized for, so that the client never refuses (its refusal would reorder).
+
+use std::{
+    collections::{HashSet, VecDeque},
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Context, Poll, Waker},
+};
+
+use aqueduct_core::{
+    LogError, LogErrorKind, NewRecord, TopicName,
+    log::{Outcomes, Producer},
+};
+use bytes::Bytes;
+
+/// In flight at most, in records and bytes; below the queue of any log we use.
+const MAX_RECORDS: usize = 50_000;
+const MAX_BYTES: usize = 64 * 1024 * 1024;
+
+/// What must not be overtaken: a key within a topic.
+type Ordered = (TopicName, Bytes);
+
+#[derive(Debug)]
+pub(crate) struct Gate {
+    producer: Arc<dyn Producer>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    records: usize,
+    bytes: usize,
+    queue: VecDeque<Entry>,
+    /// One caller at a time hands entries to the log, outside the lock: receipts may come back within `enqueue`.
+    pumping: bool,
+    /// Keys with a failure that their caller has not seen yet.
+    held: HashSet<Ordered>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    records: Vec<NewRecord>,
+    ticket: Arc<Mutex<Ticket>>,
+}
+
+#[derive(Debug, Default)]
+struct Ticket {
+    outcomes: Option<Outcomes>,
+    waker: Option<Waker>,
+    holds: Vec<Ordered>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // No code of ours panics while holding these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn ordered(record: &NewRecord) -> Option<Ordered> {
+    record.key.as_ref().map(|key| (record.topic.clone(), key.clone()))
+}
+
+fn size(records: &[NewRecord]) -> usize {
+    records.iter().map(NewRecord::size).sum()
+}
+
+fn held(record: &NewRecord) -> LogError {
+    let key = record.key.as_deref().unwrap_or_default().escape_ascii();
+    LogError::new(
+        LogErrorKind::Held,
+        format!("an earlier event of key {key} in {} failed, this one was not sent", record.topic),
+    )
+}
+
+impl Gate {
+    pub(crate) fn new(producer: Arc<dyn Producer>) -> Arc<Self> {
+        Arc::new(Self { producer, state: Mutex::default() })
+    }
+
+    /// Takes a place in the order, now.
+    pub(crate) fn enter(self: &Arc<Self>, records: Vec<NewRecord>) -> Admission {
+        let ticket = Arc::new(Mutex::new(Ticket::default()));
+        let mut state = lock(&self.state);
+        let overtakes = !state.held.is_empty()
+            && records.iter().any(|record| ordered(record).is_some_and(|key| state.held.contains(&key)));
+        if overtakes {
+            // A batch is one place in the order: it waits as a whole for its caller to look.
+            lock(&ticket).outcomes = Some(records.iter().map(|record| Err(held(record))).collect());
+            drop(state);
+        } else {
+            state.queue.push_back(Entry { records, ticket: Arc::clone(&ticket) });
+            drop(state);
+            self.pump();
+        }
+        Admission { gate: Arc::clone(self), ticket }
+    }
+
+    fn pump(self: &Arc<Self>) {
+        let mut state = lock(&self.state);
+        if state.pumping {
+            return;
+        }
+        state.pumping = true;
+        while let Some(entry) = state.queue.front() {
+            let (records, bytes) = (entry.records.len(), size(&entry.records));
+            let fits = state.records + records <= MAX_RECORDS && state.bytes + bytes <= MAX_BYTES;
+            if !fits && state.records > 0 {
+                break;
+            }
+            let Some(Entry { records: batch, ticket }) = state.queue.pop_front() else { break };
+            state.records += records;
+            state.bytes += bytes;
+            drop(state);
+            let keys: Vec<_> = batch.iter().map(ordered).collect();
+            let gate = Arc::clone(self);
+            self.producer
+                .enqueue(batch, Box::new(move |outcomes| gate.complete(&ticket, &keys, outcomes, bytes)));
+            state = lock(&self.state);
+        }
+        state.pumping = false;
+    }
+
+    fn complete(
+        self: &Arc<Self>,
+        ticket: &Mutex<Ticket>,
+        keys: &[Option<Ordered>],
+        outcomes: Outcomes,
+        bytes: usize,
+    ) {
+        let mut state = lock(&self.state);
+        state.records = state.records.saturating_sub(keys.len());
+        state.bytes = state.bytes.saturating_sub(bytes);
+        let failed: Vec<Ordered> = keys
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| outcome.is_err())
+            .filter_map(|(key, _)| key.clone())
+            .collect();
+        let mut refused = Vec::new();
+        if !failed.is_empty() {
+            state.held.extend(failed.iter().cloned());
+            let waiting = std::mem::take(&mut state.queue);
+            for entry in waiting {
+                if entry.records.iter().any(|record| ordered(record).is_some_and(|key| failed.contains(&key)))
+                {
+                    refused.push(entry);
+                } else {
+                    state.queue.push_back(entry);
+                }
+            }
+        }
+        drop(state);
+        finish(ticket, outcomes, failed);
+        for entry in refused {
+            finish(&entry.ticket, entry.records.iter().map(|record| Err(held(record))).collect(), Vec::new());
+        }
+        self.pump();
+    }
+
+    fn release(&self, holds: &[Ordered]) {
+        if !holds.is_empty() {
+            let mut state = lock(&self.state);
+            for key in holds {
+                state.held.remove(key);
+            }
+        }
+    }
+}
+
+fn finish(ticket: &Mutex<Ticket>, outcomes: Outcomes, holds: Vec<Ordered>) {
+    let mut ticket = lock(ticket);
+    ticket.outcomes = Some(outcomes);
+    ticket.holds = holds;
+    let waker = ticket.waker.take();
+    drop(ticket);
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Resolves when the log has answered. Dropping it changes nothing: the place is taken, the events go their way.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    gate: Arc<Gate>,
+    ticket: Arc<Mutex<Ticket>>,
+}
+
+impl Future for Admission {
+    type Output = Outcomes;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcomes> {
+        let mut ticket = lock(&self.ticket);
+        match ticket.outcomes.take() {
+            Some(outcomes) => {
+                let holds = std::mem::take(&mut ticket.holds);
+                drop(ticket);
+                self.gate.release(&holds);
+                Poll::Ready(outcomes)
+            }
+            None => {
+                ticket.waker = Some(cx.waker().clone());
+                Poll::Pending
+            }
+        }
+    }
+}
+
+impl Drop for Admission {
+    fn drop(&mut self) {
+        // A caller that looks away has seen all that it wants to see.
+        let holds = std::mem::take(&mut lock(&self.ticket).holds);
+        self.gate.release(&holds);
+    }
+}

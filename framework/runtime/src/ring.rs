@@ -1,0 +1,80 @@
+//! Which deliveries of a partition have ended: by delivery sequence, since offsets have holes.
+
+use std::collections::VecDeque;
+
+use aqueduct_core::log::Offset;
+
+/// Deliveries from the settled offset on, in offset order.
+#[derive(Debug)]
+pub(crate) struct Ring {
+    open: VecDeque<(Offset, bool)>,
+    /// The sequence number of the front.
+    first: u64,
+    settled: Offset,
+}
+
+impl Ring {
+    /// Nothing read yet; `settled` is where reading starts.
+    pub(crate) fn new(settled: Offset) -> Self {
+        Self { open: VecDeque::new(), first: 0, settled }
+    }
+
+    /// A record was read; the result names it to [`Ring::end`].
+    pub(crate) fn push(&mut self, offset: Offset) -> u64 {
+        self.open.push_back((offset, false));
+        self.first + u64::try_from(self.open.len()).unwrap_or(u64::MAX) - 1
+    }
+
+    /// A delivery ended.
+    pub(crate) fn end(&mut self, sequence: u64) {
+        let index = usize::try_from(sequence.wrapping_sub(self.first)).unwrap_or(usize::MAX);
+        if let Some(entry) = self.open.get_mut(index) {
+            entry.1 = true;
+        }
+        while let Some((offset, true)) = self.open.front().copied() {
+            self.open.pop_front();
+            self.first += 1;
+            // Where another record was read, its offset; else the one after the last.
+            self.settled = self.open.front().map_or(offset + 1, |(next, _)| *next);
+        }
+    }
+
+    /// The offset below which every delivery has ended.
+    pub(crate) fn settled(&self) -> Offset {
+        self.settled
+    }
+
+    /// Deliveries above the settled offset, ended or not.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// The first delivery that has not ended.
+    pub(crate) fn oldest(&self) -> Option<Offset> {
+        self.open.front().map(|(offset, _)| *offset)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// P3. Red when `end` moves `settled` without looking at the front.
+    #[test]
+    fn the_settled_offset_never_passes_an_open_delivery() {
+        let mut ring = Ring::new(3);
+        let sequences: Vec<_> = [3, 7, 8, 20].map(|offset| ring.push(offset)).to_vec();
+        ring.end(sequences[1]);
+        ring.end(sequences[2]);
+        assert_eq!((ring.settled(), ring.oldest(), ring.len()), (3, Some(3), 4));
+        ring.end(sequences[0]);
+        assert_eq!((ring.settled(), ring.oldest(), ring.len()), (20, Some(20), 1));
+        ring.end(sequences[3]);
+        assert_eq!((ring.settled(), ring.oldest(), ring.len()), (21, None, 0));
+        let next = ring.push(30);
+        assert_eq!(ring.settled(), 21);
+        ring.end(next);
+        ring.end(next);
+        assert_eq!(ring.settled(), 31);
+    }
+}

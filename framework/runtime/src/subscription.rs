@@ -1,0 +1,289 @@
+//! What a service declares: a consumer group, the handlers that it routes to, and what happens on failure.
+
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+use aqueduct_core::{
+    Event, EventInfo, EventSet, EventType, Handler, IntoEvents, TopicName,
+    effects::Effects,
+    handler::{self, Args, Route},
+    log::{Capabilities, Start},
+    name::{self, NameError},
+};
+
+use crate::policy::{OnFailure, Retry};
+
+/// A named consumer group, with its handlers.
+pub struct Subscription<S> {
+    pub(crate) name: String,
+    routes: Vec<Arc<dyn Route<S>>>,
+    ignored: Vec<EventInfo>,
+    defaults: Vec<EventInfo>,
+    pub(crate) concurrency: usize,
+    pub(crate) window: usize,
+    pub(crate) retry: Retry,
+    pub(crate) on_failure: OnFailure,
+    pub(crate) start: Start,
+    pub(crate) max_record_bytes: usize,
+}
+
+/// A declaration that cannot be run.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubscriptionError {
+    /// The group's name breaks the grammar.
+    #[error(transparent)]
+    Name(#[from] NameError),
+    /// Nothing to do.
+    #[error("subscription {0} has no handler: add one with `.on(..)`")]
+    NoHandler(String),
+    /// Two handlers, or a handler and an ignore, for one event type.
+    #[error("subscription {subscription} names {event} twice: one handler or one `.ignore` per event type")]
+    Twice {
+        /// The subscription.
+        subscription: String,
+        /// The event type's name.
+        event: &'static str,
+    },
+    /// Two default types for one topic.
+    #[error("subscription {subscription} declares two default types for topic {topic}")]
+    TwoDefaults {
+        /// The subscription.
+        subscription: String,
+        /// The topic.
+        topic: &'static str,
+    },
+    /// A handler takes a transaction of a database that the app does not have.
+    #[error(
+        "handler {handler} of subscription {subscription} takes `Tx<{wanted}>`, but the app has {found}: add `.database(..)`"
+    )]
+    Database {
+        /// The subscription.
+        subscription: String,
+        /// The handler's name.
+        handler: &'static str,
+        /// The database of its `Tx`.
+        wanted: &'static str,
+        /// What the app has.
+        found: String,
+    },
+    /// A setting out of its range.
+    #[error("subscription {subscription}: {setting} must be at least 1")]
+    Zero {
+        /// The subscription.
+        subscription: String,
+        /// The setting.
+        setting: &'static str,
+    },
+}
+
+impl<S: Send + Sync + 'static> Subscription<S> {
+    /// A subscription of the consumer group `name`: ordered by key, 64 handlers at once, a window of 4,096 deliveries
+    /// per partition, five attempts, then dead letter; a new group starts at the earliest record.
+    #[must_use]
+    pub fn builder(name: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            routes: Vec::new(),
+            ignored: Vec::new(),
+            defaults: Vec::new(),
+            concurrency: 64,
+            window: 4_096,
+            retry: Retry::exponential(),
+            on_failure: OnFailure::default(),
+            start: Start::Earliest,
+            max_record_bytes: 1024 * 1024,
+        }
+    }
+
+    /// Routes the events that `handler` takes to it.
+    #[must_use]
+    pub fn on<H, T>(mut self, handler: H) -> Self
+    where
+        H: Handler<T>,
+        T: Args<S>,
+        H::Output: IntoEvents,
+    {
+        self.routes.push(Arc::new(handler::route::<S, H, T>(handler)));
+        self
+    }
+
+    /// Passes over these events, which share a topic with others that are handled. What is neither handled nor
+    /// ignored by name is a failure.
+    #[must_use]
+    pub fn ignore<E: EventSet>(mut self) -> Self {
+        self.ignored.extend(E::EVENTS);
+        self
+    }
+
+    /// Takes records without a type, as plain producers write them, for this event.
+    #[must_use]
+    pub fn topic_default<E: Event>(mut self) -> Self {
+        self.defaults.push(E::INFO);
+        self
+    }
+
+    /// How many handlers run at once, over all partitions of this process.
+    #[must_use]
+    pub fn concurrency(self, concurrency: usize) -> Self {
+        Self { concurrency, ..self }
+    }
+
+    /// How many deliveries of a partition may be above its settled offset.
+    #[must_use]
+    pub fn window(self, window: usize) -> Self {
+        Self { window, ..self }
+    }
+
+    /// How often a failed delivery is attempted.
+    #[must_use]
+    pub fn retry(self, retry: Retry) -> Self {
+        Self { retry, ..self }
+    }
+
+    /// What happens then.
+    #[must_use]
+    pub fn then(self, on_failure: OnFailure) -> Self {
+        Self { on_failure, ..self }
+    }
+
+    /// Where a group that has settled nothing starts.
+    #[must_use]
+    pub fn start(self, start: Start) -> Self {
+        Self { start, ..self }
+    }
+
+    /// The largest record that is decoded, in bytes; larger ones fail for good.
+    #[must_use]
+    pub fn max_record_bytes(self, max_record_bytes: usize) -> Self {
+        Self { max_record_bytes, ..self }
+    }
+
+    /// The group's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn plan(&self, effects: Option<&Arc<dyn Effects>>) -> Result<Routing<S>, SubscriptionError> {
+        name::check("subscription", &self.name)?;
+        let subscription = || self.name.clone();
+        for (setting, value) in [("concurrency", self.concurrency), ("window", self.window)] {
+            if value == 0 {
+                return Err(SubscriptionError::Zero { subscription: subscription(), setting });
+            }
+        }
+        if self.routes.is_empty() {
+            return Err(SubscriptionError::NoHandler(subscription()));
+        }
+        let mut routing = Routing {
+            targets: BTreeMap::new(),
+            defaults: BTreeMap::new(),
+            topics: Vec::new(),
+            ignores: !self.ignored.is_empty(),
+        };
+        let mut topics = Vec::new();
+        for route in &self.routes {
+            if let Some(wanted) = route.database() {
+                let found = effects.map_or_else(|| "none".to_owned(), |effects| effects.kind().to_owned());
+                if found != wanted {
+                    let handler = route.name();
+                    return Err(SubscriptionError::Database {
+                        subscription: subscription(),
+                        handler,
+                        wanted,
+                        found,
+                    });
+                }
+            }
+            for info in route.events() {
+                topics.push(info.topic);
+                if routing.targets.insert(info.event.name, Target::Handle(Arc::clone(route), *info)).is_some()
+                {
+                    return Err(SubscriptionError::Twice {
+                        subscription: subscription(),
+                        event: info.event.name,
+                    });
+                }
+            }
+        }
+        for info in &self.ignored {
+            topics.push(info.topic);
+            if routing.targets.insert(info.event.name, Target::Ignore).is_some() {
+                return Err(SubscriptionError::Twice {
+                    subscription: subscription(),
+                    event: info.event.name,
+                });
+            }
+        }
+        for info in &self.defaults {
+            topics.push(info.topic);
+            if routing.defaults.insert(info.topic, info.event).is_some() {
+                return Err(SubscriptionError::TwoDefaults {
+                    subscription: subscription(),
+                    topic: info.topic,
+                });
+            }
+        }
+        topics.sort_unstable();
+        topics.dedup();
+        routing.topics = topics.into_iter().map(TopicName::new).collect::<Result<_, _>>()?;
+        Ok(routing)
+    }
+
+    /// One sentence of what this subscription guarantees, derived from its configuration.
+    pub(crate) fn guarantee(&self, capabilities: Capabilities, effects: Option<&Arc<dyn Effects>>) -> String {
+        let durable =
+            if capabilities.durable { "at least once" } else { "at least once while the process lives" };
+        let transactional = self.routes.iter().filter(|route| route.database().is_some()).count();
+        let once = match effects {
+            None => "effects may repeat".to_owned(),
+            Some(effects) if transactional == self.routes.len() => {
+                format!("effects once ({})", effects.guarantee())
+            }
+            Some(effects) if transactional == 0 => {
+                format!("published events once ({}), other effects may repeat", effects.guarantee())
+            }
+            Some(effects) => {
+                format!("effects once for handlers with `Tx` ({}), others may repeat", effects.guarantee())
+            }
+        };
+        let failure = match self.on_failure {
+            OnFailure::DeadLetter => format!(
+                "dead-letters after {} attempts, successors of a dead letter go on",
+                self.retry.limit()
+            ),
+            OnFailure::Stop => format!("stops the partition after {} attempts", self.retry.limit()),
+        };
+        format!("{}: {durable}, ordered by key, {once}, {failure}", self.name)
+    }
+}
+
+impl<S> fmt::Debug for Subscription<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Subscription").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// Where each event type goes.
+pub(crate) struct Routing<S> {
+    targets: BTreeMap<&'static str, Target<S>>,
+    defaults: BTreeMap<&'static str, EventType>,
+    pub(crate) topics: Vec<TopicName>,
+    /// Whether any type is ignored: only then is a record's type looked at before its turn.
+    pub(crate) ignores: bool,
+}
+
+pub(crate) enum Target<S> {
+    Handle(Arc<dyn Route<S>>, EventInfo),
+    Ignore,
+}
+
+impl<S> Routing<S> {
+    pub(crate) fn target(&self, event: &str) -> Option<&Target<S>> {
+        self.targets.get(event)
+    }
+
+    pub(crate) fn default_type(&self, topic: &TopicName) -> Option<EventType> {
+        self.defaults.get(topic.as_str()).copied()
+    }
+}
