@@ -1,0 +1,274 @@
+//! The app: what a service is made of, started and drained as one.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use aqueduct_core::{
+    BoxFuture,
+    effects::{Effects, EffectsError, Relay},
+};
+use aqueduct_runtime::{Bus, Drained, Subscriber, SubscriberError, Subscription, SubscriptionError};
+use axum::Router;
+use tokio::{task::JoinSet, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::Config,
+    http,
+    status::{Status, Tell},
+};
+
+/// How long a relay that ended with an error waits before it tries for the lease again.
+const RELAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// An app cannot start, or ended by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppError {
+    /// The builder was given no log.
+    #[error("app {0} has no log: add `.log(&bus)`")]
+    NoLog(String),
+    /// A subscription cannot be run as declared.
+    #[error(transparent)]
+    Subscription(#[from] SubscriptionError),
+    /// The configuration names a subscription that the app does not have.
+    #[error("the settings name subscription {name}, app {app} has {known}")]
+    UnknownSubscription {
+        /// The app.
+        app: String,
+        /// The name in the settings.
+        name: String,
+        /// The names that it has.
+        known: String,
+    },
+    /// A subscription gave up.
+    #[error(transparent)]
+    Subscriber(#[from] SubscriberError),
+    /// A task of the app died; a defect of ours.
+    #[error("a task of the app died: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// Puts an app together.
+pub struct AppBuilder<S> {
+    name: String,
+    bus: Option<Bus>,
+    state: S,
+    effects: Option<Arc<dyn Effects>>,
+    subscriptions: Vec<Subscription<S>>,
+    routes: Router,
+    config: Config,
+}
+
+impl AppBuilder<()> {
+    /// Gives handlers a state, by `State<S>`. Comes before the subscriptions.
+    #[must_use]
+    pub fn state<S: Clone + Send + Sync + 'static>(self, state: S) -> AppBuilder<S> {
+        let Self { name, bus, state: (), effects, subscriptions: _, routes, config } = self;
+        AppBuilder { name, bus, state, effects, subscriptions: Vec::new(), routes, config }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
+    /// The log; what this app publishes has its name as source.
+    #[must_use]
+    pub fn log(self, bus: &Bus) -> Self {
+        Self { bus: Some(bus.with_source(&self.name)), ..self }
+    }
+
+    /// The database: position, inbox and outbox live there.
+    #[must_use]
+    pub fn database(self, database: &(impl Effects + Clone)) -> Self {
+        Self { effects: Some(Arc::new(database.clone())), ..self }
+    }
+
+    /// Adds a subscription.
+    #[must_use]
+    pub fn subscribe(mut self, subscription: Subscription<S>) -> Self {
+        self.subscriptions.push(subscription);
+        self
+    }
+
+    /// The service's own HTTP routes.
+    #[must_use]
+    pub fn routes(self, routes: Router) -> Self {
+        Self { routes, ..self }
+    }
+
+    /// Settings: the drain deadline, and what overrides a subscription's declaration.
+    #[must_use]
+    pub fn config(self, config: Config) -> Self {
+        Self { config, ..self }
+    }
+
+    /// Checks it all.
+    ///
+    /// # Errors
+    /// There is no log, a subscription cannot be run as declared, or the settings name one that does not exist.
+    pub fn build(self) -> Result<App<S>, AppError> {
+        let bus = self.bus.ok_or_else(|| AppError::NoLog(self.name.clone()))?;
+        if let Some(name) = self.config.subscriptions.keys().find(|name| self.subscriptions.iter().all(|each| each.name() != *name)) {
+            let known = self.subscriptions.iter().map(Subscription::name).collect::<Vec<_>>().join(", ");
+            return Err(AppError::UnknownSubscription { app: self.name, name: name.clone(), known });
+        }
+        let mut subscribers = Vec::new();
+        for mut subscription in self.subscriptions {
+            if let Some(overrides) = self.config.subscriptions.get(subscription.name()) {
+                if let Some(concurrency) = overrides.concurrency {
+                    subscription = subscription.concurrency(concurrency);
+                }
+                if let Some(window) = overrides.window {
+                    subscription = subscription.window(window);
+                }
+            }
+            subscribers.push(Subscriber::new(subscription, self.state.clone(), bus.clone(), self.effects.clone())?);
+        }
+        let tell = subscribers.iter().map(|each| Box::new(each.status()) as Tell).collect();
+        let status = Status::new(&self.name, tell, self.effects.clone(), Arc::clone(bus.log()));
+        Ok(App { bus, effects: self.effects, subscribers, routes: self.routes, status, deadline: self.config.drain.deadline })
+    }
+
+    /// Checks it all and runs it.
+    ///
+    /// # Errors
+    /// As [`AppBuilder::build`] and [`App::run`].
+    pub async fn run(self, shutdown: impl Future) -> Result<(), AppError> {
+        self.build()?.run(shutdown).await
+    }
+}
+
+impl<S> fmt::Debug for AppBuilder<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppBuilder").field("name", &self.name).field("subscriptions", &self.subscriptions).finish_non_exhaustive()
+    }
+}
+
+/// An app, ready to run.
+pub struct App<S> {
+    bus: Bus,
+    effects: Option<Arc<dyn Effects>>,
+    subscribers: Vec<Subscriber<S>>,
+    routes: Router,
+    status: Status,
+    deadline: Duration,
+}
+
+impl App<()> {
+    /// Begins an app; its name is the service's, the source of its events and the name of its outbox.
+    #[must_use]
+    pub fn builder(name: &str) -> AppBuilder<()> {
+        AppBuilder {
+            name: name.to_owned(),
+            bus: None,
+            state: (),
+            effects: None,
+            subscriptions: Vec::new(),
+            routes: Router::new(),
+            config: Config::default(),
+        }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> App<S> {
+    /// What the app says of itself; the handle outlives the run.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status.clone()
+    }
+
+    /// The service's routes, with health, readiness and metrics; for [`http::serve`], alone or nested.
+    #[must_use]
+    pub fn router(&self) -> Router {
+        http::router(self.routes.clone(), self.status.clone(), self.bus.environment().clone())
+    }
+
+    /// Runs until `shutdown`, or until a subscription gives up; then drains, in order: subscriptions stop taking
+    /// and end what runs, then the relay moves what was staged, all within the deadline.
+    ///
+    /// # Errors
+    /// A subscription gave up.
+    pub async fn run(self, shutdown: impl Future) -> Result<(), AppError> {
+        let Self { bus, effects, subscribers, status, deadline, .. } = self;
+        let (stop, stop_relay) = (CancellationToken::new(), CancellationToken::new());
+        let relay = effects.clone().map(|effects| {
+            tokio::spawn(lead(effects, bus.clone(), status.clone(), stop_relay.clone()))
+        });
+        let mut running = JoinSet::new();
+        for subscriber in subscribers {
+            running.spawn(subscriber.run(stop.clone(), deadline));
+        }
+        let mut result = Ok(());
+        tokio::select! {
+            biased;
+            _ = shutdown => {}
+            Some(ended) = running.join_next(), if !running.is_empty() => result = outcome(ended),
+        }
+        status.drain();
+        let started = Instant::now();
+        tracing::info!(app = status.name(), "draining");
+        stop.cancel();
+        while let Some(ended) = running.join_next().await {
+            let ended = outcome(ended);
+            result = result.and(ended);
+        }
+        if let Some((effects, relay)) = effects.zip(relay) {
+            flush(&effects, started + deadline).await;
+            stop_relay.cancel();
+            relay.await?;
+        }
+        tracing::info!(app = status.name(), took = ?started.elapsed(), "drained");
+        result
+    }
+}
+
+impl<S> fmt::Debug for App<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("App").field("subscribers", &self.subscribers).finish_non_exhaustive()
+    }
+}
+
+fn outcome(ended: Result<Result<Drained, SubscriberError>, tokio::task::JoinError>) -> Result<(), AppError> {
+    let drained = ended??;
+    if drained.unfinished > 0 {
+        tracing::warn!(drained.unfinished, "deliveries did not end within the deadline; they will come again");
+    }
+    Ok(())
+}
+
+/// Waits until the outbox is empty, at most until `deadline`. What is left is moved after the next start.
+async fn flush(effects: &Arc<dyn Effects>, deadline: Instant) {
+    loop {
+        match effects.outbox().await {
+            Ok(outbox) if outbox.waiting == 0 => return,
+            Ok(outbox) if Instant::now() >= deadline => {
+                tracing::warn!(outbox.waiting, "staged events were not moved within the deadline");
+                return;
+            }
+            Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            Err(error) => {
+                tracing::warn!(%error, "cannot tell what waits in the outbox");
+                return;
+            }
+        }
+    }
+}
+
+/// Runs the relay, and tries again when it was deposed or could not go on.
+async fn lead(effects: Arc<dyn Effects>, bus: Bus, status: Status, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let stopped: BoxFuture<'static, ()> = Box::pin(stop.clone().cancelled_owned());
+        let relay = Relay {
+            outbox: status.name().to_owned(),
+            log: Arc::clone(bus.log()),
+            environment: bus.environment().clone(),
+            stop: stopped,
+        };
+        let ended: Result<(), EffectsError> = effects.relay(relay).await;
+        let Err(error) = ended else { return };
+        tracing::error!(outbox = status.name(), %error, "the relay ended, trying again");
+        status.relay(Some(error.to_string()));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(RELAY_PAUSE) => status.relay(None),
+        }
+    }
+}

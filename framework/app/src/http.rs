@@ -1,0 +1,84 @@
+//! Health, readiness and metrics beside a service's own routes.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use aqueduct_core::Environment;
+use axum::{
+    Json, Router,
+    extract::{Request, State},
+    http::{StatusCode, Uri, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::{metrics, problem::Problem, status::Status};
+
+/// How long open connections may take to end once the server stops.
+const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
+
+/// The service's routes, and `/health/live`, `/health/ready`, `/metrics`.
+pub(crate) fn router(service: Router, status: Status, environment: Environment) -> Router {
+    let own = Router::new()
+        .route("/health/live", get(|| async { Json(json!({ "live": true })) }))
+        .route("/health/ready", get(ready))
+        .route("/metrics", get(scrape))
+        .with_state((status, environment));
+    service.merge(own).fallback(|uri: Uri| async move { Problem::new(StatusCode::NOT_FOUND).instance(uri.path()) })
+}
+
+async fn ready(State((status, _)): State<(Status, Environment)>) -> Response {
+    let readiness = status.readiness();
+    let code = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(json!({ "ready": readiness.ready, "reasons": readiness.reasons }))).into_response()
+}
+
+async fn scrape(State((status, environment)): State<(Status, Environment)>) -> Response {
+    match metrics::text(&status, &environment).await {
+        Ok(text) => {
+            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            ([(header::CONTENT_TYPE, kind)], text).into_response()
+        }
+        Err(error) => Problem::new(StatusCode::SERVICE_UNAVAILABLE).detail(error.to_string()).into_response(),
+    }
+}
+
+/// Serves `router` until `shutdown`. On a loopback address a request must name a loopback host, so that a page of
+/// another site cannot reach it by a name of its own.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+    let address = listener.local_addr()?;
+    let router = if address.ip().is_loopback() { router.layer(middleware::from_fn(check_host)) } else { router };
+    let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
+    let signal = async move {
+        shutdown.await;
+        // The receiver is gone only when the server has ended.
+        let _ = stopping.send(());
+    };
+    let server = axum::serve(listener, router).with_graceful_shutdown(signal);
+    tokio::select! {
+        biased;
+        result = server => result,
+        () = async {
+            let _ = stopped.await;
+            tokio::time::sleep(CLOSE_DEADLINE).await;
+        } => Ok(()),
+    }
+}
+
+async fn check_host(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = host.parse::<SocketAddr>().map_or_else(
+        |_| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned(),
+        |address| address.ip().to_string(),
+    );
+    if matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]") {
+        next.run(request).await
+    } else {
+        Problem::new(StatusCode::FORBIDDEN).detail("this server listens on loopback: name it as localhost").into_response()
+    }
+}
