@@ -8,7 +8,7 @@ use aqueduct_core::{
 };
 use aqueduct_runtime::{Bus, Drained, Subscriber, SubscriberError, Subscription, SubscriptionError};
 use axum::Router;
-use tokio::{task::JoinSet, time::Instant};
+use tokio::{net::TcpListener, task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -43,19 +43,23 @@ pub enum AppError {
     /// A subscription gave up.
     #[error(transparent)]
     Subscriber(#[from] SubscriberError),
+    /// The HTTP listener failed.
+    #[error("the HTTP server failed: {0}")]
+    Http(#[source] std::io::Error),
     /// A task of the app died; a defect of ours.
     #[error("a task of the app died: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
 /// Puts an app together.
-pub struct AppBuilder<S> {
+pub struct AppBuilder<S = ()> {
     name: String,
     bus: Option<Bus>,
     state: S,
     effects: Option<Arc<dyn Effects>>,
     subscriptions: Vec<Subscription<S>>,
     routes: Router,
+    listener: Option<TcpListener>,
     config: Config,
 }
 
@@ -63,8 +67,8 @@ impl AppBuilder<()> {
     /// Gives handlers a state, by `State<S>`. Comes before the subscriptions.
     #[must_use]
     pub fn state<S: Clone + Send + Sync + 'static>(self, state: S) -> AppBuilder<S> {
-        let Self { name, bus, state: (), effects, subscriptions: _, routes, config } = self;
-        AppBuilder { name, bus, state, effects, subscriptions: Vec::new(), routes, config }
+        let Self { name, bus, state: (), effects, subscriptions: _, routes, listener, config } = self;
+        AppBuilder { name, bus, state, effects, subscriptions: Vec::new(), routes, listener, config }
     }
 }
 
@@ -94,6 +98,12 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
         Self { routes, ..self }
     }
 
+    /// Serves the routes, with health, readiness and metrics, while the app runs.
+    #[must_use]
+    pub fn http(self, listener: TcpListener) -> Self {
+        Self { listener: Some(listener), ..self }
+    }
+
     /// Settings: the drain deadline, and what overrides a subscription's declaration.
     #[must_use]
     pub fn config(self, config: Config) -> Self {
@@ -106,7 +116,12 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
     /// There is no log, a subscription cannot be run as declared, or the settings name one that does not exist.
     pub fn build(self) -> Result<App<S>, AppError> {
         let bus = self.bus.ok_or_else(|| AppError::NoLog(self.name.clone()))?;
-        if let Some(name) = self.config.subscriptions.keys().find(|name| self.subscriptions.iter().all(|each| each.name() != *name)) {
+        if let Some(name) = self
+            .config
+            .subscriptions
+            .keys()
+            .find(|name| self.subscriptions.iter().all(|each| each.name() != *name))
+        {
             let known = self.subscriptions.iter().map(Subscription::name).collect::<Vec<_>>().join(", ");
             return Err(AppError::UnknownSubscription { app: self.name, name: name.clone(), known });
         }
@@ -120,11 +135,18 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
                     subscription = subscription.window(window);
                 }
             }
-            subscribers.push(Subscriber::new(subscription, self.state.clone(), bus.clone(), self.effects.clone())?);
+            subscribers.push(Subscriber::new(
+                subscription,
+                self.state.clone(),
+                bus.clone(),
+                self.effects.clone(),
+            )?);
         }
         let tell = subscribers.iter().map(|each| Box::new(each.status()) as Tell).collect();
         let status = Status::new(&self.name, tell, self.effects.clone(), Arc::clone(bus.log()));
-        Ok(App { bus, effects: self.effects, subscribers, routes: self.routes, status, deadline: self.config.drain.deadline })
+        let deadline = self.config.drain.deadline;
+        let (effects, routes, listener) = (self.effects, self.routes, self.listener);
+        Ok(App { bus, effects, subscribers, routes, listener, status, deadline })
     }
 
     /// Checks it all and runs it.
@@ -138,16 +160,20 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
 
 impl<S> fmt::Debug for AppBuilder<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AppBuilder").field("name", &self.name).field("subscriptions", &self.subscriptions).finish_non_exhaustive()
+        f.debug_struct("AppBuilder")
+            .field("name", &self.name)
+            .field("subscriptions", &self.subscriptions)
+            .finish_non_exhaustive()
     }
 }
 
 /// An app, ready to run.
-pub struct App<S> {
+pub struct App<S = ()> {
     bus: Bus,
     effects: Option<Arc<dyn Effects>>,
     subscribers: Vec<Subscriber<S>>,
     routes: Router,
+    listener: Option<TcpListener>,
     status: Status,
     deadline: Duration,
 }
@@ -163,6 +189,7 @@ impl App<()> {
             effects: None,
             subscriptions: Vec::new(),
             routes: Router::new(),
+            listener: None,
             config: Config::default(),
         }
     }
@@ -187,11 +214,16 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     /// # Errors
     /// A subscription gave up.
     pub async fn run(self, shutdown: impl Future) -> Result<(), AppError> {
-        let Self { bus, effects, subscribers, status, deadline, .. } = self;
+        let router = self.router();
+        let Self { bus, effects, subscribers, status, deadline, listener, .. } = self;
         let (stop, stop_relay) = (CancellationToken::new(), CancellationToken::new());
-        let relay = effects.clone().map(|effects| {
-            tokio::spawn(lead(effects, bus.clone(), status.clone(), stop_relay.clone()))
-        });
+        let relay = effects
+            .clone()
+            .map(|effects| tokio::spawn(lead(effects, bus.clone(), status.clone(), stop_relay.clone())));
+        // It goes on answering while the app drains: its readiness then says so.
+        let stop_http = CancellationToken::new();
+        let server = listener
+            .map(|listener| tokio::spawn(http::serve(listener, router, stop_http.clone().cancelled_owned())));
         let mut running = JoinSet::new();
         for subscriber in subscribers {
             running.spawn(subscriber.run(stop.clone(), deadline));
@@ -215,6 +247,10 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             stop_relay.cancel();
             relay.await?;
         }
+        stop_http.cancel();
+        if let Some(server) = server {
+            result = result.and(server.await?.map_err(AppError::Http));
+        }
         tracing::info!(app = status.name(), took = ?started.elapsed(), "drained");
         result
     }
@@ -229,7 +265,10 @@ impl<S> fmt::Debug for App<S> {
 fn outcome(ended: Result<Result<Drained, SubscriberError>, tokio::task::JoinError>) -> Result<(), AppError> {
     let drained = ended??;
     if drained.unfinished > 0 {
-        tracing::warn!(drained.unfinished, "deliveries did not end within the deadline; they will come again");
+        tracing::warn!(
+            drained.unfinished,
+            "deliveries did not end within the deadline; they will come again"
+        );
     }
     Ok(())
 }

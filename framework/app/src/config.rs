@@ -172,10 +172,14 @@ impl Config {
     ///
     /// # Errors
     /// The file cannot be read or is not TOML, a setting does not exist, or a value is not of its kind.
-    pub fn load(path: Option<&Path>, environment: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
+    pub fn load(
+        path: Option<&Path>,
+        environment: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigError> {
         let mut table = Table::new();
         if let Some(path) = path {
-            let text = fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+            let text = fs::read_to_string(path)
+                .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
             table = text
                 .parse()
                 .map_err(|source| ConfigError::Syntax { path: path.to_owned(), source: Box::new(source) })?;
@@ -205,7 +209,11 @@ fn known(path: &str) -> bool {
 fn check(table: &Table, prefix: &str, place: &str) -> Result<(), ConfigError> {
     for (name, value) in table {
         // A dot in a quoted name is not a level.
-        let path = if prefix.is_empty() { name.replace('.', "_") } else { format!("{prefix}.{}", name.replace('.', "_")) };
+        let path = if prefix.is_empty() {
+            name.replace('.', "_")
+        } else {
+            format!("{prefix}.{}", name.replace('.', "_"))
+        };
         if !known(&path) {
             let nearest = nearest(&path, SETTINGS.iter().map(|setting| with_names_of(setting, &path)));
             return Err(ConfigError::Unknown { setting: path, place: place.to_owned(), nearest });
@@ -243,7 +251,11 @@ fn set(table: &mut Table, name: &str, _: &str, value: String) -> Result<(), Conf
     let fixed = || SETTINGS.iter().filter(|setting| !setting.contains('*'));
     let Some(setting) = fixed().find(|setting| variable(setting) == name) else {
         let nearest = nearest(name, fixed().map(|setting| variable(setting)));
-        return Err(ConfigError::Unknown { setting: name.to_owned(), place: "the environment".to_owned(), nearest });
+        return Err(ConfigError::Unknown {
+            setting: name.to_owned(),
+            place: "the environment".to_owned(),
+            nearest,
+        });
     };
     let (section, field) = setting.split_once('.').unwrap_or((setting, ""));
     let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
@@ -298,7 +310,9 @@ mod tests {
             error("[http]\nlisten = 'here'", &[]),
             "setting http.listen: invalid socket address syntax"
         );
-        assert!(error("[logs]\nlevel = 'loud'", &[]).starts_with("setting logs.level: unknown variant `loud`"));
+        assert!(
+            error("[logs]\nlevel = 'loud'", &[]).starts_with("setting logs.level: unknown variant `loud`")
+        );
         assert!(error("[log", &[]).starts_with("FILE is not TOML: "));
     }
 }

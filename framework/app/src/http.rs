@@ -6,7 +6,7 @@ use aqueduct_core::Environment;
 use axum::{
     Json, Router,
     extract::{Request, State},
-    http::{StatusCode, Uri, header},
+    http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::get,
@@ -14,7 +14,11 @@ use axum::{
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::{metrics, problem::Problem, status::Status};
+use crate::{
+    metrics,
+    problem::{Problem, with_problems},
+    status::Status,
+};
 
 /// How long open connections may take to end once the server stops.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(500);
@@ -26,7 +30,7 @@ pub(crate) fn router(service: Router, status: Status, environment: Environment) 
         .route("/health/ready", get(ready))
         .route("/metrics", get(scrape))
         .with_state((status, environment));
-    service.merge(own).fallback(|uri: Uri| async move { Problem::new(StatusCode::NOT_FOUND).instance(uri.path()) })
+    with_problems(service.merge(own))
 }
 
 async fn ready(State((status, _)): State<(Status, Environment)>) -> Response {
@@ -41,7 +45,7 @@ async fn scrape(State((status, environment)): State<(Status, Environment)>) -> R
             let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
             ([(header::CONTENT_TYPE, kind)], text).into_response()
         }
-        Err(error) => Problem::new(StatusCode::SERVICE_UNAVAILABLE).detail(error.to_string()).into_response(),
+        Err(error) => Problem::unavailable(error.to_string()).into_response(),
     }
 }
 
@@ -50,9 +54,15 @@ async fn scrape(State((status, environment)): State<(Status, Environment)>) -> R
 ///
 /// # Errors
 /// The listener fails.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> io::Result<()> {
     let address = listener.local_addr()?;
-    let router = if address.ip().is_loopback() { router.layer(middleware::from_fn(check_host)) } else { router };
+    let router =
+        if address.ip().is_loopback() { router.layer(middleware::from_fn(check_host)) } else { router };
+    let router = with_problems(router);
     let (stopping, stopped) = tokio::sync::oneshot::channel::<()>();
     let signal = async move {
         shutdown.await;
@@ -79,6 +89,6 @@ async fn check_host(request: Request, next: Next) -> Response {
     if matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]") {
         next.run(request).await
     } else {
-        Problem::new(StatusCode::FORBIDDEN).detail("this server listens on loopback: name it as localhost").into_response()
+        Problem::forbidden("this server listens on loopback: name it as localhost").into_response()
     }
 }

@@ -36,7 +36,11 @@ pub(crate) async fn text(status: &Status, environment: &Environment) -> Result<S
     registry.register("dead_letters", "Records set aside for good", dead.clone());
     registry.register("deliveries_in_flight", "Deliveries above the settled offset", in_flight.clone());
     registry.register("partitions_stopped", "Partitions that stopped", stopped.clone());
-    registry.register("lag_records", "Records between settled offsets and the ends of the topics", lag.clone());
+    registry.register(
+        "lag_records",
+        "Records between settled offsets and the ends of the topics",
+        lag.clone(),
+    );
     let app = status.name().to_owned();
     let label = |subscription: &str| Subscription { app: app.clone(), subscription: subscription.to_owned() };
     for subscription in status.subscriptions() {
@@ -47,7 +51,9 @@ pub(crate) async fn text(status: &Status, environment: &Environment) -> Result<S
         let partitions = subscription.partitions.values();
         let flying: usize = partitions.clone().map(|partition| partition.in_flight).sum();
         in_flight.get_or_create(&label).set(count(flying));
-        stopped.get_or_create(&label).set(count(partitions.filter(|partition| partition.stopped.is_some()).count()));
+        stopped
+            .get_or_create(&label)
+            .set(count(partitions.filter(|partition| partition.stopped.is_some()).count()));
     }
     for each in status.lag().await? {
         lag.get_or_create(&label(&each.subscription)).set(each.records);
@@ -55,7 +61,11 @@ pub(crate) async fn text(status: &Status, environment: &Environment) -> Result<S
     if let Some(outbox) = status.outbox().await? {
         let waiting = Family::<App, Gauge>::default();
         let age = Family::<App, Gauge>::default();
-        registry.register("outbox_waiting", "Staged events that the log has not acknowledged", waiting.clone());
+        registry.register(
+            "outbox_waiting",
+            "Staged events that the log has not acknowledged",
+            waiting.clone(),
+        );
         registry.register("outbox_oldest_age_milliseconds", "Age of the oldest staged event", age.clone());
         let label = App { app };
         waiting.get_or_create(&label).set(outbox.waiting);

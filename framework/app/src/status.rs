@@ -13,7 +13,7 @@ use aqueduct_core::{
     effects::{Effects, EffectsError, OutboxStatus},
     log::{CommitLog, Offset},
 };
-use aqueduct_runtime::SubscriptionStatus;
+use aqueduct_runtime::{SubscriptionStatus, dead_letter_topic};
 
 pub(crate) type Tell = Box<dyn Fn() -> SubscriptionStatus + Send + Sync>;
 
@@ -49,7 +49,12 @@ pub struct Readiness {
 }
 
 impl Status {
-    pub(crate) fn new(name: &str, subscriptions: Vec<Tell>, effects: Option<Arc<dyn Effects>>, log: Arc<dyn CommitLog>) -> Self {
+    pub(crate) fn new(
+        name: &str,
+        subscriptions: Vec<Tell>,
+        effects: Option<Arc<dyn Effects>>,
+        log: Arc<dyn CommitLog>,
+    ) -> Self {
         let (draining, relay) = (AtomicBool::new(false), std::sync::Mutex::default());
         Self(Arc::new(Inner { name: name.to_owned(), subscriptions, effects, log, draining, relay }))
     }
@@ -119,7 +124,8 @@ impl Status {
                 for (number, end) in (0..).zip(ends) {
                     let id = aqueduct_core::log::PartitionId { topic: topic.clone(), partition: number };
                     let ours = subscription.partitions.get(&id).map(|partition| partition.settled);
-                    let stored = usize::try_from(number).ok().and_then(|index| stored.get(index).copied().flatten());
+                    let stored =
+                        usize::try_from(number).ok().and_then(|index| stored.get(index).copied().flatten());
                     records += (end - ours.or(stored).unwrap_or(0)).max(0);
                 }
             }
@@ -137,6 +143,23 @@ impl Status {
             None => Ok(None),
             Some(effects) => effects.outbox().await.map(Some),
         }
+    }
+
+    /// How many dead letters of this app's subscriptions are in the log, of earlier runs too.
+    ///
+    /// # Errors
+    /// The log does not answer.
+    pub async fn dead_letters(&self) -> Result<Offset, LogError> {
+        let mut letters = 0;
+        for subscription in self.subscriptions() {
+            for topic in &subscription.topics {
+                let dead = dead_letter_topic(&subscription.name, &TopicName::new(topic)?)?;
+                if self.0.log.describe_topic(&dead).await?.is_some() {
+                    letters += self.0.log.end_offsets(&dead).await?.iter().sum::<Offset>();
+                }
+            }
+        }
+        Ok(letters)
     }
 
     /// The sum of the end offsets of all topics read.

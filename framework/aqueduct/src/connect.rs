@@ -57,7 +57,8 @@ pub async fn connect_with(url: &str, environment: Environment) -> Result<Bus, Lo
         #[cfg(feature = "memory")]
         "memory" => Arc::new(aqueduct_memory::MemoryLog::new(8)),
         "kafka" => {
-            let message = "the log URL's scheme kafka: needs the feature `kafka`, which this build does not have";
+            let message =
+                "the log URL's scheme kafka: needs the feature `kafka`, which this build does not have";
             return Err(LogError::new(LogErrorKind::Configuration, message));
         }
         other => {

@@ -4,15 +4,25 @@ pub use aqueduct_core as core;
 
 #[cfg(feature = "app")]
 pub use aqueduct_app::{
-    App, AppBuilder, AppError, Config, ConfigError, Lag, Problem, Readiness, Status, caught_up, config, logs, serve,
+    App, AppBuilder, AppError, Config, ConfigError, Lag, Problem, Readiness, Status, caught_up, config, logs,
+    serve, shutdown_signal, with_problems,
+};
+pub use aqueduct_core::{
+    Aggregate, BoxError, DecodeError, Delivery, Draft, EncodeError, Envelope, Environment, Event, EventId,
+    EventKey, EventSet, Handled, HandlerError, IntoEvents, Key, LogError, LogErrorKind, Record, RetryAfter,
+    State, Terminal, Timestamp, TopicName,
 };
 #[cfg(feature = "embedded")]
 pub use aqueduct_embedded as embedded;
 #[cfg(feature = "memory")]
 pub use aqueduct_memory as memory;
-pub use aqueduct_runtime::{Bus, OnFailure, PublishError, Retry, Subscription, SubscriptionError, dead_letter_topic};
+// A derive and the trait of its name come as one.
+pub use aqueduct_derive::{Event, EventSet};
+pub use aqueduct_runtime::{
+    Bus, OnFailure, PublishError, Retry, Subscription, SubscriptionError, dead_letter_topic,
+};
 #[cfg(feature = "sqlite")]
-pub use aqueduct_sql::{self as sql, rusqlite};
+pub use aqueduct_sql::{Database, DatabaseError, EventStore, Sqlite, StoreError, Stored, Tx, rusqlite};
 
 mod connect;
 pub mod prelude;

@@ -8,7 +8,7 @@ use crate::{
     error::{EncodeError, EncodeErrorKind},
     event::{Event, EventInfo, EventSet},
     key::Key,
-    name::TopicName,
+    name::{self, TopicName},
     record::NewRecord,
     trace::TraceContext,
 };
@@ -33,9 +33,11 @@ impl Draft {
     /// Encodes one event.
     ///
     /// # Errors
-    /// The topic is not a name, the key is empty, or the payload does not serialize.
+    /// The name or the topic is not one, the key is empty, or the payload does not serialize.
     pub fn of<E: Event>(event: &E) -> Result<Self, EncodeError> {
         let fail = |kind| EncodeError { event: E::INFO.event, kind };
+        // A hand-written `Event` may not have gone through `EventType::new`.
+        name::check("event type", E::INFO.event.name).map_err(|error| fail(error.into()))?;
         let topic = TopicName::new(E::INFO.topic).map_err(|error| fail(error.into()))?;
         let key = event.key();
         if key.as_ref().is_some_and(Key::is_empty) {
@@ -129,6 +131,10 @@ impl Draft {
 }
 
 /// What can be published: a reference to an event, or a [`Draft`] with attributes of its own.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be published",
+    note = "publish a reference to an event, `&event`, or a `Draft`"
+)]
 pub trait IntoDraft {
     /// Encodes it.
     ///
@@ -137,6 +143,7 @@ pub trait IntoDraft {
     fn into_draft(self) -> Result<Draft, EncodeError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: EventSet> IntoDraft for &E {
     fn into_draft(self) -> Result<Draft, EncodeError> {
         self.draft()
@@ -162,6 +169,7 @@ pub trait IntoEvents {
     fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: EventSet> IntoEvents for E {
     fn append_to(self, drafts: &mut Vec<Draft>) -> Result<(), EncodeError> {
         drafts.push(self.draft()?);

@@ -3,48 +3,12 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// Microseconds since the Unix epoch, UTC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Timestamp(i64);
-
-impl Timestamp {
-    /// From microseconds since the Unix epoch.
-    #[must_use]
-    pub const fn from_micros(micros: i64) -> Self {
-        Self(micros)
-    }
-
-    /// From milliseconds since the Unix epoch, as Kafka keeps them.
-    #[must_use]
-    pub const fn from_millis(millis: i64) -> Self {
-        Self(millis.saturating_mul(1_000))
-    }
-
-    /// Microseconds since the Unix epoch.
-    #[must_use]
-    pub const fn as_micros(self) -> i64 {
-        self.0
-    }
-
-    /// Milliseconds since the Unix epoch, rounded down.
-    #[must_use]
-    pub const fn as_millis(self) -> i64 {
-        self.0.div_euclid(1_000)
-    }
-
-    /// This moment less `duration`, or the smallest moment.
-    #[must_use]
-    pub fn saturating_sub(self, duration: Duration) -> Self {
-        Self(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
-    }
-}
+pub use crate::time::Timestamp;
 
 /// Tells the time.
 pub trait Clock: Send + Sync + 'static {
@@ -65,7 +29,7 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
+        Timestamp::from_micros(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 }
 

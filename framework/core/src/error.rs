@@ -22,9 +22,9 @@ pub struct EncodeError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EncodeErrorKind {
-    /// Its topic is not a name. The caller's fault.
+    /// Its name or its topic is not a name. The caller's fault.
     #[error(transparent)]
-    Topic(#[from] NameError),
+    Name(#[from] NameError),
     /// Its key fields give an empty key, which cannot order anything. The caller's fault.
     #[error("its key is empty")]
     EmptyKey,

@@ -125,6 +125,7 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     fn draft(&self) -> Result<Draft, EncodeError>;
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: Event> EventSet for E {
     const EVENTS: &'static [EventInfo] = &[E::INFO];
 

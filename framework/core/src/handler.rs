@@ -199,6 +199,7 @@ pub trait Input: Sized + Send + 'static {
     fn from_events<S>(events: Self::Events, context: &Context<'_, S>) -> Self;
 }
 
+#[diagnostic::do_not_recommend]
 impl<E: EventSet> Input for E {
     type Events = E;
     fn from_events<S>(events: E, _: &Context<'_, S>) -> E {

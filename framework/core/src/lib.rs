@@ -28,6 +28,7 @@ pub mod key;
 pub mod log;
 pub mod name;
 pub mod record;
+mod time;
 pub mod trace;
 
 pub use aggregate::Aggregate;

@@ -264,6 +264,7 @@ pub trait Consumer: Send + Sync + fmt::Debug {
     fn revoked(&self, partitions: &[PartitionId]);
 
     /// Stores settled offsets; each has its own result. `StaleGeneration` where a partition has a newer owner.
+    /// `OffsetOutOfRange`: the offset is negative or beyond the end, so nothing below it can have ended; not stored.
     fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Vec<Result<(), LogError>>>;
 
     /// Proof of membership, for a transaction that settles. Take it anew for each.

@@ -1,0 +1,52 @@
+use aqueduct_core::{
+    EventKey, Headers, Key,
+    key::partition_of,
+    record::{HeaderBlock, HeadersBuilder},
+};
+use proptest::{collection::vec, option, prelude::*};
+
+fn key(parts: &[String]) -> Key {
+    let parts: Vec<&dyn EventKey> = parts.iter().map(|part| part as &dyn EventKey).collect();
+    Key::of_parts(&parts)
+}
+
+/// Texts of few letters, the ones that escaping is about, so that collisions are looked for where they would be.
+fn parts() -> impl Strategy<Value = Vec<String>> {
+    prop_oneof![vec("[/%2F5a]{0,3}", 1..4), vec(any::<String>(), 1..4)]
+}
+
+proptest! {
+    /// P2: two keys are equal only where their fields are. Red when `of_parts` leaves `%` as it is.
+    #[test]
+    fn keys_are_equal_only_if_all_parts_are(a in parts(), b in parts()) {
+        prop_assert_eq!(key(&a) == key(&b), a == b, "{} {}", key(&a), key(&b));
+    }
+
+    /// P2. Red when `partition_of` takes the remainder of a signed hash.
+    #[test]
+    fn every_key_has_a_partition(key in vec(any::<u8>(), 0..40), partitions in 1..1_000_i32) {
+        prop_assert!((0..partitions).contains(&partition_of(&key, partitions)));
+    }
+
+    /// P6: headers are kept byte for byte. Red when a null value is read as an empty one.
+    #[test]
+    fn headers_come_back_as_they_were(
+        list in vec((vec(any::<u8>(), 0..20), option::of(vec(any::<u8>(), 0..40))), 0..8),
+        cut in any::<prop::sample::Index>(),
+    ) {
+        let mut builder = HeadersBuilder::new();
+        for (name, value) in &list {
+            builder.push(name, value.as_deref());
+        }
+        let headers = Headers::from_block(builder.build().as_block().clone());
+        let read: Vec<_> =
+            headers.iter().map(|header| (header.name.to_vec(), header.value.map(<[u8]>::to_vec))).collect();
+        prop_assert_eq!(&read, &list);
+        // A damaged block ends early; what is read before is right.
+        let block = headers.as_block();
+        let short = HeaderBlock(&block[..cut.index(block.len() + 1)]);
+        for (header, (name, value)) in short.zip(&list) {
+            prop_assert_eq!((header.name, header.value), (&name[..], value.as_deref()));
+        }
+    }
+}
