@@ -2,7 +2,7 @@
 //! is sized for, so that the client never refuses (its refusal would reorder).
 
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -34,8 +34,8 @@ struct State {
     queue: VecDeque<Entry>,
     /// One caller at a time hands entries to the log, outside the lock: receipts may come back within `enqueue`.
     pumping: bool,
-    /// Keys with a failure that their caller has not seen yet.
-    held: HashSet<Ordered>,
+    /// Keys with failures that their callers have not seen yet, and how many.
+    held: HashMap<Ordered, usize>,
 }
 
 #[derive(Debug)]
@@ -82,7 +82,7 @@ impl Gate {
         let ticket = Arc::new(Mutex::new(Ticket::default()));
         let mut state = lock(&self.state);
         let overtakes = !state.held.is_empty()
-            && records.iter().any(|record| ordered(record).is_some_and(|key| state.held.contains(&key)));
+            && records.iter().any(|record| ordered(record).is_some_and(|key| state.held.contains_key(&key)));
         if overtakes {
             // A batch is one place in the order: it waits as a whole for its caller to look.
             lock(&ticket).outcomes = Some(records.iter().map(|record| Err(held(record))).collect());
@@ -138,7 +138,9 @@ impl Gate {
             .collect();
         let mut refused = Vec::new();
         if !failed.is_empty() {
-            state.held.extend(failed.iter().cloned());
+            for key in &failed {
+                *state.held.entry(key.clone()).or_default() += 1;
+            }
             let waiting = std::mem::take(&mut state.queue);
             for entry in waiting {
                 if entry.records.iter().any(|record| ordered(record).is_some_and(|key| failed.contains(&key)))
@@ -161,7 +163,12 @@ impl Gate {
         if !holds.is_empty() {
             let mut state = lock(&self.state);
             for key in holds {
-                state.held.remove(key);
+                if let Some(count) = state.held.get_mut(key) {
+                    *count -= 1;
+                    if *count == 0 {
+                        state.held.remove(key);
+                    }
+                }
             }
         }
     }

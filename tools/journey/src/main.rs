@@ -34,6 +34,7 @@ fn main() -> anyhow::Result<()> {
     let mut lines = sales::read(&source).with_context(|| format!("cannot read {}", source.display()))?;
     sales::check_baskets(&lines).with_context(|| format!("{} is inconsistent", source.display()))?;
     sales::keep_days(&mut lines, args.from, args.to);
+    anyhow::ensure!(!lines.is_empty(), "{} has no sales in these days", source.display());
     sales::sort(&mut lines);
     csv::write(&args.out, &lines).with_context(|| format!("cannot write {}", args.out.display()))?;
     println!("{}", sales::Summary::of(&lines));

@@ -1,0 +1,133 @@
+//! A member of a group.
+
+use std::{pin::pin, sync::Arc};
+
+use aqueduct_core::{
+    BoxFuture, LogError,
+    group::MemberId,
+    log::{Assignment, Consumer, GroupToken, PartitionId, PartitionReader, Settlement, Signal, Start},
+};
+use tokio::sync::Notify;
+
+use crate::{faults, reader::MemoryReader, state::Shared};
+
+/// Who a consumer is; what its [`GroupToken`] holds.
+#[derive(Debug)]
+pub(crate) struct Membership {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) group: String,
+    pub(crate) member: MemberId,
+}
+
+impl Membership {
+    fn leave(&self) -> Result<(), LogError> {
+        let mut state = self.shared.open()?;
+        let (group, topics) = state.group_mut(&self.group)?;
+        group.leave(self.member, topics)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct MemoryConsumer {
+    membership: Arc<Membership>,
+    told: Arc<Notify>,
+}
+
+impl MemoryConsumer {
+    pub(crate) fn join(
+        shared: &Arc<Shared>,
+        group: &str,
+        topics: &[aqueduct_core::TopicName],
+    ) -> Result<Self, LogError> {
+        let mut guard = shared.open()?;
+        let state = &mut *guard;
+        state.next_member += 1;
+        let member = state.next_member;
+        let told = state.groups.entry(group.to_owned()).or_default().join(member, topics, &state.topics)?;
+        let membership = Membership { shared: Arc::clone(shared), group: group.to_owned(), member };
+        Ok(Self { membership: Arc::new(membership), told })
+    }
+
+    fn next_signal(&self) -> Result<Option<Signal>, LogError> {
+        let Membership { shared, group, member } = &*self.membership;
+        shared.open()?.group_mut(group)?.0.next_signal(group, *member)
+    }
+
+    fn settle_one(&self, settlement: Settlement) -> Result<(), LogError> {
+        let Membership { shared, group, member } = &*self.membership;
+        let mut state = shared.open()?;
+        let (state, topics) = state.group_mut(group)?;
+        state.check(group, *member, &settlement, topics)?;
+        state.store(settlement);
+        Ok(())
+    }
+}
+
+impl Consumer for MemoryConsumer {
+    fn signal(&self) -> BoxFuture<'_, Result<Signal, LogError>> {
+        Box::pin(async move {
+            loop {
+                let mut told = pin!(self.told.notified());
+                told.as_mut().enable();
+                if let Some(signal) = self.next_signal()? {
+                    return Ok(signal);
+                }
+                told.await;
+            }
+        })
+    }
+
+    fn assign(
+        &self,
+        starts: Vec<(Assignment, Start)>,
+    ) -> BoxFuture<'_, Result<Vec<Box<dyn PartitionReader>>, LogError>> {
+        Box::pin(async move {
+            let Membership { shared, group, member } = &*self.membership;
+            let state = shared.open()?;
+            let mut readers: Vec<Box<dyn PartitionReader>> = Vec::with_capacity(starts.len());
+            for (Assignment { partition, generation, .. }, start) in starts {
+                state.group(group)?.check_owner(group, *member, &partition, generation)?;
+                readers.push(Box::new(MemoryReader::open(shared, &state.topics, &partition, start)?));
+            }
+            Ok(readers)
+        })
+    }
+
+    fn revoked(&self, partitions: &[PartitionId]) {
+        let Membership { shared, group, member } = &*self.membership;
+        // A closed log has no groups left to move partitions in.
+        let Ok(mut state) = shared.open() else { return };
+        if let Ok((state, topics)) = state.group_mut(group) {
+            // Fails only for a topic that is gone, and topics are never removed.
+            let _ = state.revoked(*member, partitions, topics);
+        }
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Vec<Result<(), LogError>>> {
+        Box::pin(async move {
+            let fault = faults::take(&mut self.membership.shared.lock().plan.settles);
+            settlements
+                .into_iter()
+                .map(|settlement| match fault {
+                    Some(kind) => Err(faults::error(kind, &settlement.partition)),
+                    None => self.settle_one(settlement),
+                })
+                .collect()
+        })
+    }
+
+    fn group_token(&self) -> GroupToken {
+        GroupToken(Arc::clone(&self.membership) as _)
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(async move { self.membership.leave() })
+    }
+}
+
+impl Drop for MemoryConsumer {
+    fn drop(&mut self) {
+        // After the log was closed there is nothing to leave.
+        let _ = self.membership.leave();
+    }
+}

@@ -1,0 +1,201 @@
+//! Consumer groups: members, their signals, generations and settled offsets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use aqueduct_core::{
+    LogError, LogErrorKind, TopicName,
+    group::{Group, MemberId, Move},
+    log::{Assignment, Offset, PartitionId, Settlement, Signal},
+};
+use tokio::sync::Notify;
+
+use crate::topics::Topics;
+
+#[derive(Debug, Default)]
+struct Member {
+    signals: VecDeque<Signal>,
+    told: Arc<Notify>,
+}
+
+impl Member {
+    fn tell(&mut self, signal: Signal) {
+        self.signals.push_back(signal);
+        self.told.notify_waiters();
+    }
+}
+
+/// One group. It outlives its members: its settled offsets and generations are its memory.
+#[derive(Debug, Default)]
+pub(crate) struct GroupState {
+    group: Group,
+    members: BTreeMap<MemberId, Member>,
+    /// Who was given each partition last; it may have left since.
+    holders: BTreeMap<PartitionId, MemberId>,
+    generations: BTreeMap<PartitionId, i64>,
+    settled: BTreeMap<PartitionId, Offset>,
+}
+
+impl GroupState {
+    /// Adds a member; what it returns is notified when there is a signal for it.
+    pub(crate) fn join(
+        &mut self,
+        member: MemberId,
+        names: &[TopicName],
+        topics: &Topics,
+    ) -> Result<Arc<Notify>, LogError> {
+        let mut partitions = Vec::new();
+        for name in names {
+            partitions.extend(topics.partition_ids(name)?);
+        }
+        let told = Arc::clone(&self.members.entry(member).or_default().told);
+        let moves = self.group.join(member, names.iter().cloned().collect::<BTreeSet<_>>(), partitions);
+        self.carry_out(moves, topics)?;
+        Ok(told)
+    }
+
+    /// Removes a member; what it owned goes to others at once.
+    pub(crate) fn leave(&mut self, member: MemberId, topics: &Topics) -> Result<(), LogError> {
+        let Some(gone) = self.members.remove(&member) else { return Ok(()) };
+        gone.told.notify_waiters();
+        let moves = self.group.leave(member);
+        self.carry_out(moves, topics)
+    }
+
+    /// A member answered a revoke.
+    pub(crate) fn revoked(
+        &mut self,
+        member: MemberId,
+        partitions: &[PartitionId],
+        topics: &Topics,
+    ) -> Result<(), LogError> {
+        let moves = self.group.revoked(member, partitions);
+        self.carry_out(moves, topics)
+    }
+
+    /// Every member loses what it has, then gets it, or what was asked of another, under a new generation.
+    pub(crate) fn lose(&mut self, topics: &Topics) -> Result<(), LogError> {
+        let held: Vec<_> = self.members.keys().map(|id| (*id, self.group.owned_by(*id))).collect();
+        for (id, lost) in &held {
+            if let Some(member) = self.members.get_mut(id)
+                && !lost.is_empty()
+            {
+                member.tell(Signal::Lost(lost.clone()));
+            }
+        }
+        for (id, lost) in held {
+            // A revoke that was asked for needs no answer any more.
+            let moves = self.group.revoked(id, &lost);
+            let mut kept = self.group.owned_by(id);
+            kept.retain(|partition| lost.contains(partition) && !given(&moves, partition));
+            self.carry_out(moves, topics)?;
+            if !kept.is_empty() {
+                self.carry_out(vec![Move::Assign(id, kept)], topics)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next signal of a member, or none yet.
+    pub(crate) fn next_signal(&mut self, group: &str, member: MemberId) -> Result<Option<Signal>, LogError> {
+        let member = self.members.get_mut(&member).ok_or_else(|| left(group))?;
+        Ok(member.signals.pop_front())
+    }
+
+    pub(crate) fn settled(&self, partition: &PartitionId) -> Option<Offset> {
+        self.settled.get(partition).copied()
+    }
+
+    /// Whether `member` owns `partition` under `generation`.
+    pub(crate) fn check_owner(
+        &self,
+        group: &str,
+        member: MemberId,
+        partition: &PartitionId,
+        generation: i64,
+    ) -> Result<(), LogError> {
+        if !self.members.contains_key(&member) {
+            return Err(left(group));
+        }
+        let current = self.generations.get(partition).copied().unwrap_or(0);
+        if self.holders.get(partition) == Some(&member) && generation == current {
+            return Ok(());
+        }
+        Err(LogError::new(
+            LogErrorKind::StaleGeneration,
+            format!("group {group}, {partition}: generation {generation} is over, the newest is {current}"),
+        ))
+    }
+
+    /// Whether `member` may store a settlement; changes nothing.
+    pub(crate) fn check(
+        &self,
+        group: &str,
+        member: MemberId,
+        settlement: &Settlement,
+        topics: &Topics,
+    ) -> Result<(), LogError> {
+        let Settlement { partition, generation, offset, .. } = settlement;
+        self.check_owner(group, member, partition, *generation)?;
+        let records = topics.partition(partition)?;
+        if (0..=records.end()).contains(offset) {
+            Ok(())
+        } else {
+            Err(records.out_of_range(partition, *offset))
+        }
+    }
+
+    /// Stores a settlement that was checked. Its metadata is for logs that outlive the process.
+    pub(crate) fn store(&mut self, settlement: Settlement) {
+        self.settled.insert(settlement.partition, settlement.offset);
+    }
+
+    /// Wakes every member: the log was closed.
+    pub(crate) fn wake_all(&self) {
+        for member in self.members.values() {
+            member.told.notify_waiters();
+        }
+    }
+
+    fn carry_out(&mut self, moves: Vec<Move>, topics: &Topics) -> Result<(), LogError> {
+        for step in moves {
+            let (id, signal) = match step {
+                Move::Revoke(id, partitions) => (id, Signal::Revoking(partitions)),
+                Move::Assign(id, partitions) => {
+                    let assignments =
+                        partitions.into_iter().map(|partition| self.give(id, partition, topics));
+                    (id, Signal::Assigned(assignments.collect::<Result<_, _>>()?))
+                }
+            };
+            if let Some(member) = self.members.get_mut(&id) {
+                member.tell(signal);
+            }
+        }
+        Ok(())
+    }
+
+    fn give(
+        &mut self,
+        member: MemberId,
+        partition: PartitionId,
+        topics: &Topics,
+    ) -> Result<Assignment, LogError> {
+        let topic_id = topics.id(&partition.topic)?;
+        let generation = self.generations.entry(partition.clone()).or_default();
+        *generation += 1;
+        let generation = *generation;
+        self.holders.insert(partition.clone(), member);
+        let settled = self.settled(&partition);
+        Ok(Assignment { partition, topic_id, generation, settled })
+    }
+}
+
+fn given(moves: &[Move], partition: &PartitionId) -> bool {
+    moves.iter().any(|step| matches!(step, Move::Assign(_, partitions) if partitions.contains(partition)))
+}
+
+fn left(group: &str) -> LogError {
+    LogError::new(LogErrorKind::Closed, format!("this member has left group {group}"))
+}

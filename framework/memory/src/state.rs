@@ -1,0 +1,105 @@
+//! What the log holds, behind one lock.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use aqueduct_core::{
+    LogError, LogErrorKind, NewRecord,
+    group::MemberId,
+    log::{Position, Settlement},
+};
+use tokio::sync::watch;
+
+use crate::{faults::Plan, groups::GroupState, topics::Topics};
+
+/// Shared by the log and every handle of it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    state: Mutex<State>,
+    /// Whether receipts wait ([`Faults::hold_receipts`](crate::Faults::hold_receipts)).
+    pub(crate) receipts_held: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(crate) fn new(default_partitions: i32) -> Arc<Self> {
+        let state = State {
+            closed: false,
+            topics: Topics::new(default_partitions),
+            groups: BTreeMap::new(),
+            epochs: BTreeMap::new(),
+            next_member: 0,
+            plan: Plan::default(),
+        };
+        Arc::new(Self { state: Mutex::new(state), receipts_held: watch::Sender::new(false) })
+    }
+
+    /// The state, of a log that is open.
+    pub(crate) fn open(&self) -> Result<MutexGuard<'_, State>, LogError> {
+        let state = self.lock();
+        if state.closed {
+            return Err(LogError::new(LogErrorKind::Closed, "the log was closed"));
+        }
+        Ok(state)
+    }
+
+    /// The state, open or not.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
+        // Each change is complete before anything in it could panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    pub(crate) closed: bool,
+    pub(crate) topics: Topics,
+    pub(crate) groups: BTreeMap<String, GroupState>,
+    /// The newest producer of each transactional id.
+    pub(crate) epochs: BTreeMap<String, u64>,
+    pub(crate) next_member: MemberId,
+    pub(crate) plan: Plan,
+}
+
+impl State {
+    /// A group that has had a member.
+    pub(crate) fn group(&self, name: &str) -> Result<&GroupState, LogError> {
+        self.groups.get(name).ok_or_else(|| no_group(name))
+    }
+
+    /// A group that has had a member, and the topics that its changes need.
+    pub(crate) fn group_mut(&mut self, name: &str) -> Result<(&mut GroupState, &Topics), LogError> {
+        Ok((self.groups.get_mut(name).ok_or_else(|| no_group(name))?, &self.topics))
+    }
+
+    /// Appends and settles as one: everything is checked before anything is changed.
+    pub(crate) fn commit(
+        &mut self,
+        records: Vec<NewRecord>,
+        settlements: Option<(&str, MemberId, Vec<Settlement>)>,
+    ) -> Result<Vec<Position>, LogError> {
+        for record in &records {
+            self.topics.check(record)?;
+        }
+        if let Some((group, member, settlements)) = &settlements {
+            let state = self.group(group)?;
+            for settlement in settlements {
+                state.check(group, *member, settlement, &self.topics)?;
+            }
+        }
+        let positions =
+            records.into_iter().map(|record| self.topics.append(record)).collect::<Result<_, _>>()?;
+        if let Some((group, _, settlements)) = settlements {
+            let (state, _) = self.group_mut(group)?;
+            for settlement in settlements {
+                state.store(settlement);
+            }
+        }
+        Ok(positions)
+    }
+}
+
+fn no_group(name: &str) -> LogError {
+    LogError::new(LogErrorKind::Configuration, format!("group {name} has never had a member"))
+}

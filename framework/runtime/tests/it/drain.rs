@@ -1,0 +1,119 @@
+use std::{sync::Arc, time::Duration};
+
+use aqueduct_core::{Handled, LogErrorKind, State};
+use aqueduct_runtime::Subscription;
+use tokio::sync::Semaphore;
+
+use crate::support::{Bench, Seen, Stepped, step, until};
+
+/// A handler that needs a permit for each event, so that a test decides when deliveries end.
+#[derive(Clone)]
+struct Turnstile(Arc<Semaphore>, Seen);
+
+impl Turnstile {
+    fn new() -> Self {
+        Self(Arc::new(Semaphore::new(0)), Seen::default())
+    }
+}
+
+async fn pass(event: Stepped, State(Turnstile(permits, seen)): State<Turnstile>) -> Handled {
+    permits.acquire().await?.forget();
+    seen.note(&event);
+    Ok(())
+}
+
+/// P9. Red when `run` returns at `stop` without waiting for what runs.
+#[tokio::test(start_paused = true)]
+async fn what_runs_at_shutdown_ends_and_is_settled() {
+    let bench = Bench::new(1).await;
+    let turnstile = Turnstile::new();
+    bench.bus.publish_all(&["a", "b", "a", "c"].map(|key| step(key, 1))).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(pass), turnstile.clone());
+    until(|| running.status().partitions.values().any(|partition| partition.settled == 0) && running.status().joined).await;
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.stop.cancel();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    turnstile.0.add_permits(10);
+    assert_eq!(running.end().await.unfinished, 0);
+    // The second event of `a` waited in its lane: it was not begun, so it comes again.
+    assert_eq!(turnstile.1.all().len(), 3);
+    assert_eq!(bench.settled().await, 2);
+}
+
+/// P9. Red when the drain has no deadline.
+#[tokio::test(start_paused = true)]
+async fn what_does_not_end_within_the_deadline_is_reported_and_not_settled() {
+    let bench = Bench::new(1).await;
+    let turnstile = Turnstile::new();
+    bench.bus.publish_all(&["a", "b"].map(|key| step(key, 1))).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(pass), turnstile.clone());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(running.end().await.unfinished, 2);
+    assert_eq!((bench.settled().await, turnstile.1.all().len()), (0, 0));
+}
+
+/// P2, P9: two members share the partitions; nothing is handled twice, and keys keep their order over the hand-over.
+/// Red when `revoked` is answered before the settle.
+#[tokio::test(start_paused = true)]
+async fn a_second_member_takes_partitions_over_without_repeats() {
+    async fn note(event: Stepped, State(seen): State<Seen>) -> Handled {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        seen.note(&event);
+        Ok(())
+    }
+    let bench = Bench::new(4).await;
+    let seen = Seen::default();
+    let publish = |round: u32| {
+        let events: Vec<_> = (0..200).map(|n| step(&format!("k{}", n % 20), round * 10 + n / 20)).collect();
+        bench.bus.publish_all(&events)
+    };
+    publish(0).await.unwrap();
+    let first = bench.run(Subscription::builder("steps").on(note), seen.clone());
+    first.ended(20).await;
+    let second = bench.run(Subscription::builder("steps").on(note), seen.clone());
+    publish(1).await.unwrap();
+    until(|| first.status().partitions.len() == 2 && second.status().partitions.len() == 2).await;
+    publish(2).await.unwrap();
+    until(|| first.status().ended + second.status().ended >= 600).await;
+    first.end().await;
+    until(|| second.status().partitions.len() == 4).await;
+    publish(3).await.unwrap();
+    until(|| seen.all().len() >= 800).await;
+    second.end().await;
+    for key in 0..20 {
+        assert_eq!(seen.of(&format!("k{key}")), (0..40).collect::<Vec<_>>(), "k{key}");
+    }
+    assert_eq!(bench.settled().await, 800);
+}
+
+/// P9: a lost partition is fenced at once. Red when `Signal::Lost` lets its handlers run on to their settle.
+#[tokio::test(start_paused = true)]
+async fn a_lost_partition_is_not_settled_by_its_old_assignment() {
+    let bench = Bench::new(1).await;
+    let turnstile = Turnstile::new();
+    bench.bus.publish_all(&["a", "b"].map(|key| step(key, 1))).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(pass), turnstile.clone());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    bench.log.faults().lose("steps").unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // Both deliveries were cancelled and begun again: two permits let exactly the new ones through.
+    turnstile.0.add_permits(2);
+    running.ended(2).await;
+    running.end().await;
+    assert_eq!((turnstile.1.all().len(), bench.settled().await), (2, 2));
+}
+
+/// P3. Red when a failed settle is taken as stored.
+#[tokio::test(start_paused = true)]
+async fn a_refused_settle_is_tried_again() {
+    let bench = Bench::new(1).await;
+    let turnstile = Turnstile::new();
+    turnstile.0.add_permits(10);
+    bench.log.faults().fail_next_settles(3, LogErrorKind::Unreachable);
+    bench.bus.publish(&step("a", 1)).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(pass), turnstile);
+    running.ended(1).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(bench.settled().await, 1);
+    running.end().await;
+}
