@@ -1,6 +1,6 @@
 //! What is printed: one line per happening on standard error.
 
-use std::io;
+use std::io::{self, IsTerminal};
 
 use tracing_subscriber::{
     filter::{LevelFilter, Targets},
@@ -24,7 +24,10 @@ pub fn init(logs: Logs) -> Result<(), TryInitError> {
     };
     let registry = tracing_subscriber::registry().with(Targets::new().with_default(level));
     match logs.format {
-        Format::Text => registry.with(fmt::layer().with_writer(io::stderr).with_target(false)).try_init(),
+        Format::Text => {
+            let colours = io::stderr().is_terminal();
+            registry.with(fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(colours)).try_init()
+        }
         Format::Json => registry.with(fmt::layer().json().with_writer(io::stderr)).try_init(),
     }
 }

@@ -47,25 +47,33 @@ pub async fn connect(url: &str) -> Result<Bus, LogError> {
 /// # Errors
 /// As [`connect`].
 pub async fn connect_with(url: &str, environment: Environment) -> Result<Bus, LogError> {
-    let scheme = url.split_once(':').map_or(url, |(scheme, _)| scheme);
-    let log: Arc<dyn CommitLog> = match scheme {
+    let log = open(url, &environment).await?;
+    Bus::open(log, environment).await
+}
+
+#[cfg_attr(not(feature = "embedded"), allow(unused_variables, reason = "only a durable log needs a clock"))]
+async fn open(url: &str, environment: &Environment) -> Result<Arc<dyn CommitLog>, LogError> {
+    match url.split_once(':').map_or(url, |(scheme, _)| scheme) {
         #[cfg(feature = "embedded")]
         "embedded" => {
             let options = aqueduct_embedded::EmbeddedOptions::parse(url, environment.clone())?;
-            aqueduct_embedded::EmbeddedLog::open(options).await?
+            Ok(aqueduct_embedded::EmbeddedLog::open(options).await?)
         }
         #[cfg(feature = "memory")]
-        "memory" => Arc::new(aqueduct_memory::MemoryLog::new(8)),
-        "kafka" => {
-            let message =
-                "the log URL's scheme kafka: needs the feature `kafka`, which this build does not have";
-            return Err(LogError::new(LogErrorKind::Configuration, message));
-        }
-        other => {
-            let known = SCHEMES.join(", ");
-            let message = format!("the log URL's scheme {other:?} is not known; this build has {known}");
-            return Err(LogError::new(LogErrorKind::Configuration, message));
-        }
-    };
-    Bus::open(log, environment).await
+        "memory" if url != "memory:" => Err(configuration(format!("{url:?} is not a log: expected memory:"))),
+        #[cfg(feature = "memory")]
+        "memory" => Ok(Arc::new(aqueduct_memory::MemoryLog::new(8))),
+        scheme => Err(unknown(scheme)),
+    }
+}
+
+fn unknown(scheme: &str) -> LogError {
+    let known = if SCHEMES.is_empty() { "no log" } else { &SCHEMES.join(" and ") };
+    let planned = ["kafka", "embedded", "memory"].contains(&scheme);
+    let wrong = if planned { "has no adapter in this build" } else { "is not known" };
+    configuration(format!("the log URL's scheme {scheme:?} {wrong}; this build has {known}"))
+}
+
+fn configuration(message: String) -> LogError {
+    LogError::new(LogErrorKind::Configuration, message)
 }

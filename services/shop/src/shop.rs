@@ -49,11 +49,11 @@ pub(crate) async fn run(options: Options, config: Config) -> anyhow::Result<()> 
     let stop = CancellationToken::new();
     let fed = Arc::new(Fed::default());
     let mut services = JoinSet::new();
-    services.spawn(ending(&stop, inventory.run(stop.clone().cancelled_owned())));
-    services.spawn(ending(&stop, recommendation.run(stop.clone().cancelled_owned())));
+    services.spawn(ending(stop.clone(), inventory.run(stop.clone().cancelled_owned())));
+    services.spawn(ending(stop.clone(), recommendation.run(stop.clone().cancelled_owned())));
     let server = tokio::spawn(serve(listener, routes, stop.clone().cancelled_owned()));
     let feed = feed::run(sales, bus.with_source("till"), options.speed, Arc::clone(&fed), stop.clone());
-    let feed = tokio::spawn(ending_on_error(&stop, feed));
+    let feed = tokio::spawn(ending_on_error(stop.clone(), feed));
     let shown = tokio::spawn(progress::show(Arc::clone(&fed), apps.clone()));
     tokio::select! {
         biased;
@@ -99,10 +99,10 @@ async fn at_end(fed: &Fed, apps: &[Status]) -> anyhow::Result<()> {
 
 /// Runs `part`; when it ends, everything does.
 fn ending<T, E>(
-    stop: &CancellationToken,
+    stop: CancellationToken,
     part: impl Future<Output = Result<T, E>>,
 ) -> impl Future<Output = Result<T, E>> {
-    let guard = stop.clone().drop_guard();
+    let guard = stop.drop_guard();
     async move {
         let _guard = guard;
         part.await
@@ -111,10 +111,10 @@ fn ending<T, E>(
 
 /// Runs `part`; when it fails, everything ends.
 fn ending_on_error<T, E>(
-    stop: &CancellationToken,
+    stop: CancellationToken,
     part: impl Future<Output = Result<T, E>>,
 ) -> impl Future<Output = Result<T, E>> {
-    let guard = stop.clone().drop_guard();
+    let guard = stop.drop_guard();
     async move {
         let result = part.await;
         if result.is_ok() {

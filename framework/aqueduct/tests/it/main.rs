@@ -1,0 +1,57 @@
+//! What a user of the one crate meets first: the URL, the derive, the first publish.
+#![cfg(all(feature = "embedded", feature = "memory"))]
+
+use aqueduct::{LogErrorKind, prelude::*};
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "till.BasketCheckedOut", topic = "till.baskets", key = store)]
+struct BasketCheckedOut {
+    store: u32,
+}
+
+#[derive(EventSet)]
+enum TillEvent {
+    Basket(BasketCheckedOut),
+}
+
+/// P12. Red when `connect` ignores what follows `memory:`.
+#[tokio::test]
+async fn a_url_that_is_wrong_says_how() {
+    for (url, text) in [
+        (
+            "kafka://broker:9092",
+            "the log URL's scheme \"kafka\" has no adapter in this build; this build has embedded:PATH and memory:",
+        ),
+        (
+            "embeded:./shop.db",
+            "the log URL's scheme \"embeded\" is not known; this build has embedded:PATH and memory:",
+        ),
+        ("", "the log URL's scheme \"\" is not known; this build has embedded:PATH and memory:"),
+        ("memory:?partitions=4", "\"memory:?partitions=4\" is not a log: expected memory:"),
+        (
+            "embedded:shop.db?partition=4",
+            "\"embedded:shop.db?partition=4\": unknown parameter \"partition\", did you mean \"partitions\"?",
+        ),
+    ] {
+        let error = aqueduct::connect(url).await.unwrap_err();
+        assert_eq!(error.kind(), LogErrorKind::Configuration, "{url}");
+        assert_eq!(error.to_string(), text);
+    }
+}
+
+/// P1. The same lines on both logs: only the URL differs.
+#[tokio::test]
+async fn the_first_publish_works_on_both_logs() {
+    let folder = tempfile::tempdir().unwrap();
+    let embedded = format!("embedded:{}?partitions=2", folder.path().join("shop.db").display());
+    for url in ["memory:", &embedded] {
+        let bus = aqueduct::connect(url).await.unwrap().with_source("till");
+        let first = bus.publish(&BasketCheckedOut { store: 7 }).await.unwrap();
+        let set = TillEvent::from(BasketCheckedOut { store: 7 });
+        let second = bus.publish(&set).await.unwrap();
+        assert_eq!(first.partition, second.partition, "{url}");
+        assert!(first.offset < second.offset, "{url}");
+        bus.log().close().await.unwrap();
+    }
+}

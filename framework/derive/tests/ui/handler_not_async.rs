@@ -1,0 +1,29 @@
+use aqueduct_core::{
+    Handled, IntoEvents,
+    handler::{Args, Handler, route},
+};
+use aqueduct_derive::Event;
+use serde::{Deserialize, Serialize};
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "a.A", topic = "a", crate = aqueduct_core)]
+struct Happened {}
+
+#[derive(Clone)]
+struct Shop;
+
+fn on_happened(_: Happened) -> Handled {
+    Ok(())
+}
+
+/// As a subscription takes handlers.
+fn on<S: Send + Sync + 'static, H: Handler<T>, T: Args<S>>(handler: H)
+where
+    H::Output: IntoEvents,
+{
+    let _ = route::<S, H, T>(handler);
+}
+
+fn main() {
+    on::<Shop, _, _>(on_happened);
+}

@@ -1,0 +1,321 @@
+//! What one write transaction changes: topics made, records appended, generations and settled offsets raised.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use aqueduct_core::{
+    LogError, LogErrorKind, NewRecord, TopicName,
+    key::partition_of,
+    log::{Offset, PartitionId, Position, Settlement, TopicInfo, TopicSpec},
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+use crate::{
+    batch::{OFFSET_BITS, checksum, record_id},
+    options::{check_partitions, configuration},
+    reading::range,
+    schema::{create_topic, load_topic},
+    shared::{LostRange, Shared, Topic},
+};
+
+/// Why a command did not take effect.
+pub(crate) enum Fault {
+    /// The command is refused; nothing of it was written, others of the transaction are unharmed.
+    Refused(LogError),
+    /// The database failed: the transaction is over.
+    Database(rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<LogError> for Fault {
+    fn from(error: LogError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// The next offset of a partition within the transaction.
+pub(crate) struct Next {
+    pub(crate) topic: Arc<Topic>,
+    pub(crate) number: i32,
+    pub(crate) offset: Offset,
+}
+
+/// The changes of a transaction that is open on `connection`.
+pub(crate) struct Changes<'a> {
+    connection: &'a Connection,
+    shared: &'a Shared,
+    high_water: &'a HashMap<i64, Offset>,
+    topics: HashMap<TopicName, Arc<Topic>>,
+    /// Offsets of topics made here that had been given before.
+    pub(crate) lost: Vec<(i64, LostRange)>,
+    /// By the partition's row id, so that they are written in order.
+    pub(crate) next: BTreeMap<i64, Next>,
+    pub(crate) bytes: usize,
+}
+
+impl<'a> Changes<'a> {
+    pub(crate) fn new(
+        connection: &'a Connection,
+        shared: &'a Shared,
+        high_water: &'a HashMap<i64, Offset>,
+    ) -> Self {
+        Self {
+            connection,
+            shared,
+            high_water,
+            topics: HashMap::new(),
+            lost: Vec::new(),
+            next: BTreeMap::new(),
+            bytes: 0,
+        }
+    }
+
+    /// The topics that were used: committed once the transaction is.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.values()
+    }
+
+    /// Whether a record can be stored at all.
+    pub(crate) fn check(&self, record: &NewRecord) -> Result<(), LogError> {
+        let limit = self.shared.options.max_record_bytes;
+        if record.size() > limit {
+            return Err(LogError::new(
+                LogErrorKind::RecordTooLarge,
+                format!(
+                    "a record for {} with {} has {} bytes of key, value and headers, more than max_record_bytes = {limit}",
+                    record.topic,
+                    shown_key(record),
+                    record.size()
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The topic, made with defaults unless it exists.
+    pub(crate) fn topic(&mut self, name: &TopicName) -> rusqlite::Result<Arc<Topic>> {
+        if let Some(topic) = self.topics.get(name) {
+            return Ok(Arc::clone(topic));
+        }
+        let topic = match self.shared.topic(name) {
+            Some(topic) => topic,
+            None => match load_topic(self.connection, name)? {
+                Some(stored) => Arc::new(Topic::new(stored)),
+                None => self.create(TopicSpec::new(name.clone()))?,
+            },
+        };
+        self.topics.insert(name.clone(), Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    fn create(&mut self, mut spec: TopicSpec) -> rusqlite::Result<Arc<Topic>> {
+        let options = &self.shared.options;
+        let partitions = spec.partitions.unwrap_or(options.partitions);
+        spec.partitions = Some(partitions);
+        let info = TopicInfo { id: options.environment.new_id(), spec };
+        let stored = create_topic(self.connection, &info, partitions, self.high_water)?;
+        for ((id, next), number) in stored.partitions.iter().zip(0..).filter(|((_, next), _)| *next > 0) {
+            let partition = PartitionId { topic: info.spec.name.clone(), partition: number };
+            self.lost.push((*id, LostRange { partition, offsets: 0..*next }));
+        }
+        Ok(Arc::new(Topic::new(stored)))
+    }
+
+    /// Makes a topic as it is described, unless it exists.
+    pub(crate) fn ensure_topic(&mut self, spec: &TopicSpec) -> Result<TopicInfo, Fault> {
+        if let Some(partitions) = spec.partitions {
+            check_partitions(&format!(" of topic {}", spec.name), partitions)?;
+        }
+        if !self.topics.contains_key(&spec.name)
+            && self.shared.topic(&spec.name).is_none()
+            && load_topic(self.connection, &spec.name)?.is_none()
+        {
+            let topic = self.create(spec.clone())?;
+            self.topics.insert(spec.name.clone(), topic);
+        }
+        Ok(self.topic(&spec.name)?.info.clone())
+    }
+
+    /// The partition of a record; `spread` is for records that name neither partition nor key.
+    pub(crate) fn place(&mut self, record: &NewRecord, spread: &mut i32) -> Result<(Arc<Topic>, i32), Fault> {
+        let topic = self.topic(&record.topic)?;
+        let count = topic.count();
+        let number = match (record.partition, &record.key) {
+            (Some(number), _) => number,
+            (None, Some(key)) => partition_of(key, count),
+            (None, None) => {
+                *spread = spread.wrapping_add(1);
+                spread.rem_euclid(count.max(1))
+            }
+        };
+        if topic.partition(number).is_none() {
+            return Err(Fault::Refused(configuration(format!(
+                "topic {} has {count} partitions, there is no partition {number}",
+                record.topic
+            ))));
+        }
+        Ok((topic, number))
+    }
+
+    /// Appends a record.
+    pub(crate) fn append(
+        &mut self,
+        record: &NewRecord,
+        topic: &Arc<Topic>,
+        number: i32,
+    ) -> Result<Position, Fault> {
+        let partition = PartitionId { topic: topic.name().clone(), partition: number };
+        let Some(id) = topic.partition(number).map(|partition| partition.id) else {
+            return Err(Fault::Refused(configuration(format!("there is no partition {partition}"))));
+        };
+        let next = match self.next.entry(id) {
+            std::collections::btree_map::Entry::Occupied(entry) => entry.into_mut(),
+            std::collections::btree_map::Entry::Vacant(entry) => {
+                let offset = self
+                    .connection
+                    .prepare_cached("SELECT next_offset FROM partition WHERE id = ?")?
+                    .query_row([id], |row| row.get(0))?;
+                entry.insert(Next { topic: Arc::clone(topic), number, offset })
+            }
+        };
+        let offset = next.offset;
+        if offset >> OFFSET_BITS != 0 {
+            return Err(Fault::Refused(LogError::new(LogErrorKind::Storage, format!("{partition} is full"))));
+        }
+        let row = record_id(id, offset);
+        let (key, headers, value) =
+            (record.key.as_deref(), record.headers.as_block(), record.value.as_deref());
+        let timestamp = record.timestamp.as_micros();
+        let crc = checksum(row, timestamp, key, headers, value);
+        self.connection
+            .prepare_cached(
+                "INSERT INTO record(id, timestamp, key, headers, value, crc) VALUES(?,?,?,?,?,?)",
+            )?
+            .execute(params![row, timestamp, key, &headers[..], value, crc])?;
+        next.offset = offset + 1;
+        self.bytes += record.size();
+        Ok(Position { partition, offset })
+    }
+
+    /// Writes the next offsets: once per partition and transaction.
+    pub(crate) fn finish(&self) -> rusqlite::Result<()> {
+        for (id, next) in &self.next {
+            self.connection
+                .prepare_cached("UPDATE partition SET next_offset = ? WHERE id = ?")?
+                .execute(params![next.offset, id])?;
+        }
+        Ok(())
+    }
+
+    /// Opens a producer: the older one of that id is fenced.
+    pub(crate) fn open_producer(&self, id: &str) -> rusqlite::Result<i64> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO producer(id, epoch) VALUES(?, 1)
+                 ON CONFLICT(id) DO UPDATE SET epoch = epoch + 1 RETURNING epoch",
+            )?
+            .query_row([id], |row| row.get(0))
+    }
+
+    /// Refuses a producer that is not the newest of its id.
+    pub(crate) fn check_producer(&self, id: &str, epoch: i64) -> Result<(), Fault> {
+        let current: Option<i64> = self
+            .connection
+            .prepare_cached("SELECT epoch FROM producer WHERE id = ?")?
+            .query_row([id], |row| row.get(0))
+            .optional()?;
+        if current == Some(epoch) {
+            return Ok(());
+        }
+        Err(Fault::Refused(LogError::new(
+            LogErrorKind::Fenced,
+            format!(
+                "producer {id:?} of epoch {epoch} is over: a newer one was opened (epoch {})",
+                current.unwrap_or(0)
+            ),
+        )))
+    }
+
+    /// Raises the generation of a partition in a group. Gives it, and the settled offset.
+    pub(crate) fn raise(&self, group: &str, partition: i64) -> rusqlite::Result<(i64, Option<Offset>)> {
+        self.connection
+            .prepare_cached(
+                "INSERT INTO group_partition(group_name, partition_id, generation, settled, metadata)
+                 VALUES(?, ?, 1, NULL, '')
+                 ON CONFLICT(group_name, partition_id) DO UPDATE SET generation = generation + 1
+                 RETURNING generation, settled",
+            )?
+            .query_row(params![group, partition], |row| Ok((row.get(0)?, row.get(1)?)))
+    }
+
+    /// Refuses a settlement of an older generation. Gives the partition's row id.
+    pub(crate) fn check_settlement(&mut self, group: &str, settlement: &Settlement) -> Result<i64, Fault> {
+        let partition = &settlement.partition;
+        let missing = || LogError::new(LogErrorKind::TopicMissing, format!("{partition} does not exist"));
+        let topic = match self.topics.get(&partition.topic).map(Arc::clone) {
+            Some(topic) => topic,
+            None => self.shared.topic(&partition.topic).ok_or_else(missing)?,
+        };
+        let id = topic.partition(partition.partition).map(|found| found.id).ok_or_else(missing)?;
+        let current = generation(self.connection, group, id)?;
+        if current != Some(settlement.generation) {
+            return Err(Fault::Refused(stale(group, partition, settlement.generation, current)));
+        }
+        let (first, end) = range(self.connection, id)?;
+        // What this transaction has appended so far counts too.
+        let end = self.next.get(&id).map_or(end, |next| next.offset);
+        if !(0..=end).contains(&settlement.offset) {
+            return Err(Fault::Refused(LogError::new(
+                LogErrorKind::OffsetOutOfRange { first, end },
+                format!(
+                    "group {group} cannot settle {partition} at {}: the log ends at {end}",
+                    settlement.offset
+                ),
+            )));
+        }
+        Ok(id)
+    }
+
+    /// Stores a settlement that was checked.
+    pub(crate) fn settle(&self, group: &str, id: i64, settlement: &Settlement) -> rusqlite::Result<()> {
+        self.connection
+            .prepare_cached(
+                "UPDATE group_partition SET settled = ?, metadata = ? WHERE group_name = ? AND partition_id = ?",
+            )?
+            .execute(params![settlement.offset, settlement.metadata, group, id])?;
+        Ok(())
+    }
+}
+
+/// The generation of a partition in a group.
+pub(crate) fn generation(connection: &Connection, group: &str, id: i64) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT generation FROM group_partition WHERE group_name = ? AND partition_id = ?")?
+        .query_row(params![group, id], |row| row.get(0))
+        .optional()
+}
+
+pub(crate) fn stale(group: &str, partition: &PartitionId, generation: i64, current: Option<i64>) -> LogError {
+    LogError::new(
+        LogErrorKind::StaleGeneration,
+        format!(
+            "group {group} holds {partition} under generation {}, not {generation}: it has a newer owner",
+            current.unwrap_or(0)
+        ),
+    )
+}
+
+/// The key of a record, for a message.
+pub(crate) fn shown_key(record: &NewRecord) -> String {
+    match &record.key {
+        None => "no key".to_owned(),
+        Some(key) => format!("key {}", key[..key.len().min(64)].escape_ascii()),
+    }
+}

@@ -1,0 +1,158 @@
+//! Opening: what is refused, and with which words.
+
+use std::{
+    fs::{self, File},
+    os::unix::fs::PermissionsExt,
+    sync::Arc,
+};
+
+use aqueduct_core::{
+    LogErrorKind,
+    log::{CommitLog, Start},
+};
+use aqueduct_embedded::{EmbeddedLog, EmbeddedOptions};
+use rusqlite::Connection;
+
+use crate::tools::{
+    append_values, assert_kind, enqueue, environment, keyed, logged, open, options, path, read_to_end,
+    try_open, until,
+};
+
+fn parse(url: &str) -> Result<EmbeddedOptions, aqueduct_core::LogError> {
+    EmbeddedOptions::parse(url, environment())
+}
+
+/// P12. Red when a parameter is accepted and ignored, or a wrong value is.
+#[test]
+fn urls_are_read_or_refused() {
+    let shown = format!("{:?}", parse("embedded:./shop.db?partitions=3&max_record_bytes=2000").unwrap());
+    assert!(shown.contains(r#"path: "./shop.db", partitions: 3, max_record_bytes: 2000"#), "{shown}");
+    let refused = |url| assert_kind(parse(url), LogErrorKind::Configuration);
+    assert_eq!(
+        refused("embedded:x.db?partition=3"),
+        r#""embedded:x.db?partition=3": unknown parameter "partition", did you mean "partitions"?"#
+    );
+    assert_eq!(
+        refused("embedded:x.db?partitions=many"),
+        r#""embedded:x.db?partitions=many": partitions must be a whole number, not "many""#
+    );
+    assert_eq!(refused("embedded:x.db?partitions=0"), "partitions must be from 1 to 1024, not 0");
+    assert_eq!(
+        refused("embedded:x.db?max_record_bytes=0"),
+        "max_record_bytes must be from 1 to 268435456, not 0"
+    );
+    assert_eq!(refused("embedded:?partitions=3"), "the embedded log has no path: expected embedded:PATH");
+    assert_eq!(refused("sqlite:x.db"), r#""sqlite:x.db" is not an embedded log: expected embedded:PATH"#);
+}
+
+/// P12. Red when the file's type or format version is not checked before anything is written to it.
+#[tokio::test]
+async fn files_that_are_not_ours_are_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = path(directory.path());
+    let refused = async |expected: &str| {
+        let before = fs::read(&file).unwrap();
+        let message = assert_kind(try_open(directory.path()).await, LogErrorKind::Format);
+        assert!(message.contains("log.db") && message.contains(expected), "{message}");
+        assert_eq!(fs::read(&file).unwrap(), before, "not a byte of it changes");
+        fs::remove_file(&file).unwrap();
+    };
+    fs::write(&file, "this is not a database, and long enough to be looked at ".repeat(40)).unwrap();
+    refused("file is not a database").await;
+
+    Connection::open(&file).unwrap().execute_batch("CREATE TABLE mine(x)").unwrap();
+    refused("is a database of another program").await;
+
+    open(directory.path()).await.close().await.unwrap();
+    Connection::open(&file).unwrap().pragma_update(None, "user_version", 2).unwrap();
+    refused("has format version 2, this program knows versions up to 1").await;
+}
+
+/// P12. Red when one of these is opened, or its error does not name the path.
+#[tokio::test]
+async fn places_that_are_not_fit_are_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = path(directory.path());
+    let missing = EmbeddedOptions::new(directory.path().join("no/log.db"), environment());
+    let message = assert_kind(EmbeddedLog::open(missing).await, LogErrorKind::Configuration);
+    assert!(message.contains("no/log.db"), "{message}");
+    let message = assert_kind(
+        EmbeddedLog::open(EmbeddedOptions::new(directory.path(), environment())).await,
+        LogErrorKind::Configuration,
+    );
+    assert!(message.contains("not a regular file"), "{message}");
+
+    open(directory.path()).await.close().await.unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+    let message = assert_kind(try_open(directory.path()).await, LogErrorKind::Unreachable);
+    assert!(message.contains("log.db is read-only"), "{message}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+
+    fs::hard_link(&file, directory.path().join("second.db")).unwrap();
+    let message = assert_kind(try_open(directory.path()).await, LogErrorKind::Configuration);
+    assert!(message.contains("log.db has 2 hard links"), "{message}");
+}
+
+/// R7: one owner per process. Red when the registry does not find the open instance, by whatever path.
+#[tokio::test]
+async fn opening_twice_gives_the_same_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = open(directory.path()).await;
+    let link = directory.path().join("link.db");
+    std::os::unix::fs::symlink(path(directory.path()), &link).unwrap();
+    let second = EmbeddedLog::open(EmbeddedOptions::new(&link, environment()).partitions(1)).await.unwrap();
+    let other = EmbeddedLog::open(options(directory.path()).partitions(2)).await;
+    let message = assert_kind(other, LogErrorKind::Configuration);
+    assert!(message.contains("is open in this process with partitions = 1"), "{message}");
+    append_values(&first, 0..2).await;
+    assert_eq!(read_to_end(&second, Start::Earliest).await.unwrap().len(), 2);
+    assert!(!directory.path().join("log.db.highwater.1").exists(), "a second owner would take a second file");
+    first.close().await.unwrap();
+    assert_kind(second.producer().await, LogErrorKind::Closed);
+    let third = open(directory.path()).await;
+    assert_eq!(read_to_end(&third, Start::Earliest).await.unwrap().len(), 2);
+}
+
+/// Red when a thread keeps the instance alive, so that its locks stay when every handle is gone.
+#[tokio::test]
+async fn dropping_every_handle_gives_the_files_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).await;
+    append_values(&log, 0..2).await;
+    let file = File::open(directory.path().join("log.db.highwater.0")).unwrap();
+    assert!(file.try_lock().is_err(), "it is locked while the log is open");
+    drop(log);
+    until("giving the lock back", async || file.try_lock().is_ok()).await;
+}
+
+/// R7, P10: a process that stopped while it writes is named. Red when the wait is not looked at, or has no end at
+/// open. The test itself holds the lock, under another process's number.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_holder_of_the_write_lock_is_named() {
+    let logged = logged();
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).await;
+    append_values(&log, 0..1).await;
+    let file = fs::OpenOptions::new().write(true).open(directory.path().join("log.db.writer")).unwrap();
+    file.lock().unwrap();
+    fs::write(directory.path().join("log.db.writer"), "4242424   \n").unwrap();
+    let producer = log.producer().await.unwrap();
+    let mut receipt = enqueue(&producer, vec![keyed("k", "late")]);
+    until("naming the holder", async || {
+        assert!(receipt.try_recv().is_err(), "nothing is stored while the lock is held");
+        logged.lock().unwrap().contains("process 4242424")
+    })
+    .await;
+    file.unlock().unwrap();
+    receipt.await.unwrap().remove(0).unwrap();
+    log.close().await.unwrap();
+
+    file.lock().unwrap();
+    fs::write(directory.path().join("log.db.writer"), "4242424   \n").unwrap();
+    let message = assert_kind(try_open(directory.path()).await, LogErrorKind::Unreachable);
+    assert!(message.contains("process 4242424 has held the log's write lock"), "{message}");
+    file.unlock().unwrap();
+    let log = open(directory.path()).await;
+    assert_eq!(read_to_end(&log, Start::Earliest).await.unwrap().len(), 2);
+    drop(Arc::clone(&log));
+}

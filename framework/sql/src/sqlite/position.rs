@@ -1,0 +1,99 @@
+//! Positions: one row per (subscription, topic id, partition), with the owner's generation and the settled offset.
+//! Marks: the offsets at or above it that have ended, and the ids of events.
+
+use aqueduct_core::{
+    effects::{Claim, Scope, Taken},
+    log::Offset,
+};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// Raises the generation: from this commit on, no older owner writes.
+pub(super) fn take(conn: &Connection, scope: &Scope) -> rusqlite::Result<Taken> {
+    conn.prepare_cached("INSERT INTO aqueduct_scope (subscription) VALUES (?1) ON CONFLICT DO NOTHING")?
+        .execute([&scope.subscription])?;
+    let (row, generation, settled): (i64, i64, Option<Offset>) = conn
+        .prepare_cached(
+            "INSERT INTO aqueduct_position (subscription, topic_id, partition, generation, scope)
+             SELECT ?1, ?2, ?3, 1, id FROM aqueduct_scope WHERE subscription = ?1
+             ON CONFLICT (subscription, topic_id, partition) DO UPDATE SET generation = generation + 1
+             RETURNING id, generation, settled",
+        )?
+        .query_row(
+            params![scope.subscription, scope.topic_id.as_bytes(), scope.partition.partition],
+            |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
+        )?;
+    let mut marks = conn.prepare_cached(
+        "SELECT offset FROM aqueduct_mark WHERE position = ?1 AND offset >= ?2 ORDER BY offset",
+    )?;
+    let ended = marks
+        .query_map(params![row, settled.unwrap_or(Offset::MIN)], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    Ok(Taken { claim: Claim { row, generation }, settled, ended })
+}
+
+/// Raises the settled offset, never lowers it. `false`: the claim is void.
+pub(super) fn raise(conn: &Connection, claim: Claim, settled: Offset) -> rusqlite::Result<bool> {
+    let raised: Option<Offset> = conn
+        .prepare_cached(
+            "UPDATE aqueduct_position SET settled = max(coalesce(settled, ?3), ?3)
+             WHERE id = ?1 AND generation = ?2 RETURNING settled",
+        )?
+        .query_row(params![claim.row, claim.generation, settled], |row| row.get(0))
+        .optional()?;
+    let Some(settled) = raised else { return Ok(false) };
+    conn.prepare_cached("DELETE FROM aqueduct_mark WHERE position = ?1 AND offset < ?2")?
+        .execute([claim.row, settled])?;
+    Ok(true)
+}
+
+/// Whether a position is below the settled offset, or marked.
+pub(super) fn ended(conn: &Connection, claim: Claim, offset: Offset) -> rusqlite::Result<bool> {
+    conn.prepare_cached(
+        "SELECT EXISTS (SELECT 1 FROM aqueduct_position WHERE id = ?1 AND settled > ?2)
+             OR EXISTS (SELECT 1 FROM aqueduct_mark WHERE position = ?1 AND offset = ?2)",
+    )?
+    .query_row([claim.row, offset], |row| row.get(0))
+}
+
+/// What marking a delivery found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Marked {
+    New,
+    Ended,
+    Fenced,
+}
+
+/// Marks a delivery by position and by event id, under the claim's generation.
+pub(super) fn mark(
+    conn: &Connection,
+    claim: Claim,
+    offset: Offset,
+    event: Option<&[u8]>,
+    now: i64,
+) -> rusqlite::Result<Marked> {
+    // The usual case is one statement: the generation holds, the offset is not settled, the mark is new.
+    let marked = conn
+        .prepare_cached(
+            "INSERT INTO aqueduct_mark (position, offset)
+             SELECT id, ?3 FROM aqueduct_position
+             WHERE id = ?1 AND generation = ?2 AND (settled IS NULL OR settled <= ?3)
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![claim.row, claim.generation, offset])?;
+    if marked == 0 {
+        let current: Option<i64> = conn
+            .prepare_cached("SELECT generation FROM aqueduct_position WHERE id = ?1")?
+            .query_row([claim.row], |row| row.get(0))
+            .optional()?;
+        return Ok(if current == Some(claim.generation) { Marked::Ended } else { Marked::Fenced });
+    }
+    let Some(event) = event else { return Ok(Marked::New) };
+    let marked = conn
+        .prepare_cached(
+            "INSERT INTO aqueduct_event_mark (scope, event, at)
+             SELECT scope, ?2, ?3 FROM aqueduct_position WHERE id = ?1
+             ON CONFLICT DO NOTHING",
+        )?
+        .execute(params![claim.row, event, now])?;
+    Ok(if marked == 0 { Marked::Ended } else { Marked::New })
+}

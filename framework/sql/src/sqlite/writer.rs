@@ -1,0 +1,133 @@
+//! The writer's thread: owns the write connection while nobody has a turn, begins and commits.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rusqlite::{Connection, ErrorCode, params};
+
+use super::{
+    gate::{CommitFailure, Gate, Group, Outcome},
+    housekeeping::Housekeeping,
+    session::{Lent, Ours},
+};
+
+/// How often an idle writer looks for marks to delete.
+const IDLE: Duration = Duration::from_secs(1);
+const LOCKED_TOO_LONG: Duration = Duration::from_secs(5);
+
+/// Runs until the gate is over and nobody waits. The connection is closed when this returns.
+pub(super) fn run(gate: &Arc<Gate>, mut conn: Connection, ours: &Ours, mut housekeeping: Housekeeping) {
+    loop {
+        match gate.wait_for_work(if housekeeping.pending() { Duration::ZERO } else { IDLE }) {
+            Some(true) => {}
+            Some(false) => return,
+            None => {
+                if let Err(error) = housekeeping.step(&conn) {
+                    tracing::warn!(database = %gate.path().display(), %error, "old marks were not deleted; trying again later");
+                }
+                continue;
+            }
+        }
+        if !begin(gate, &conn) {
+            continue;
+        }
+        ours.set(false);
+        gate.pass(Box::new(Lent { conn, ours: ours.clone(), group: Group::new() }));
+        let lent = gate.wait_for_connection();
+        ours.set(true);
+        conn = lent.conn;
+        commit(gate, &conn, lent.group);
+    }
+}
+
+/// Takes the write lock, which another process may hold for a while.
+fn begin(gate: &Gate, conn: &Connection) -> bool {
+    let started = Instant::now();
+    let mut reported = false;
+    loop {
+        let result = conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
+        match result {
+            Ok(_) => return true,
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                if started.elapsed() > LOCKED_TOO_LONG && !reported {
+                    reported = true;
+                    tracing::warn!(database = %gate.path().display(), "another process has held the write lock for 5 s");
+                }
+                if gate.over().is_some() {
+                    let reason = "closed while another process held the write lock".into();
+                    gate.fail(&reason);
+                    return false;
+                }
+            }
+            Err(error) => {
+                // BEGIN writes nothing, but a connection that cannot begin is of no use to anyone.
+                let reason = format!("BEGIN: {error}").into();
+                gate.fail(&reason);
+                return false;
+            }
+        }
+    }
+}
+
+fn commit(gate: &Gate, conn: &Connection, group: Group) {
+    let staged = !group.published.is_empty();
+    let outcome = end(conn, &group);
+    if let Err(failure) = &outcome {
+        tracing::warn!(database = %gate.path().display(), turns = group.turns, ?failure, "a group of turns was not committed");
+        if !conn.is_autocommit()
+            && let Err(error) = conn.execute_batch("ROLLBACK")
+        {
+            let reason = format!("ROLLBACK: {error}").into();
+            gate.fail(&reason);
+        }
+    }
+    if let Err(CommitFailure::Unknown(reason)) = &outcome {
+        gate.fail(reason);
+    }
+    gate.settle_alone(group.turns, outcome.is_err());
+    for told in group.outcomes {
+        // Whoever gave up waiting needs no answer.
+        let _ = told.send(outcome.clone());
+    }
+    if staged && outcome.is_ok() {
+        gate.staged.notify_one();
+    }
+}
+
+fn end(conn: &Connection, group: &Group) -> Outcome {
+    if let Some(reason) = &group.broken {
+        return Err(CommitFailure::NotCommitted(Arc::clone(reason)));
+    }
+    if conn.is_autocommit() {
+        return Err(CommitFailure::NotCommitted("the transaction ended inside a turn".into()));
+    }
+    let count = || -> rusqlite::Result<()> {
+        let mut add = conn.prepare_cached(
+            "INSERT INTO aqueduct_published (event_type, count) VALUES (?1, ?2)
+             ON CONFLICT (event_type) DO UPDATE SET count = count + excluded.count",
+        )?;
+        group
+            .published
+            .iter()
+            .try_for_each(|(event_type, count)| add.execute(params![event_type, count]).map(drop))
+    };
+    count().map_err(|error| CommitFailure::NotCommitted(error.to_string().into()))?;
+    match conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
+        Ok(_) => Ok(()),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
+            // The frames may be in the write-ahead log, and a recovery may find them.
+            Err(CommitFailure::Unknown(format!("COMMIT: {error}").into()))
+        }
+        Err(error) => {
+            let reason = format!("COMMIT: {error}").into();
+            let constraint = error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation);
+            Err(if constraint && group.turns == 1 {
+                CommitFailure::Refused(reason)
+            } else {
+                CommitFailure::NotCommitted(reason)
+            })
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! All checks, the quick ones first.
+
+use std::process::Command;
+
+use anyhow::ensure;
+
+use crate::{
+    kills,
+    run::{answers, command, step},
+};
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    need("python3 --version", "python3")?;
+    step(&mut command("cargo fmt --all --check"))?;
+    step(&mut command("python3 -B -m unittest discover --start-directory tools/verify"))?;
+    let mut clippy = command("cargo clippy --release --workspace --all-targets --locked");
+    if in_ci() {
+        clippy.args(["--", "-D", "warnings"]);
+    }
+    step(&mut clippy)?;
+    step(&mut command("cargo test --release --workspace --locked"))?;
+    let mut docs = command("cargo doc --release --workspace --no-deps --locked");
+    docs.env("RUSTDOCFLAGS", "-D warnings");
+    step(&mut docs)?;
+    if answers("cargo deny --version") {
+        step(&mut command("cargo deny check"))?;
+    } else {
+        println!("\n== SKIPPED: cargo deny is not installed (cargo install cargo-deny)");
+    }
+    // The whole path, killed five times, judged by the program that links none of our crates.
+    let state = "target/test-kills".into();
+    kills::run(&kills::Options { data: None, kills: 5, within: 1_200, seed: None, state })
+}
+
+fn in_ci() -> bool {
+    std::env::var_os("CI").is_some()
+}
+
+/// Finds a program, or installs its Debian package.
+fn need(probe: &str, package: &str) -> anyhow::Result<()> {
+    if answers(probe) {
+        return Ok(());
+    }
+    step(&mut command("apt-get update"))?;
+    step(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends", package]))?;
+    ensure!(answers(probe), "{package} is installed, and `{probe}` still fails");
+    Ok(())
+}
