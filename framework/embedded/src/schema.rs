@@ -49,7 +49,6 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, LogError> {
     check_format(path, &connection)?;
     let failed = |error| sqlite(path, "cannot set the database up", error);
     (|| {
-        if let Ok(p) = std::env::var("AQ_PAGE") { connection.pragma_update(None, "page_size", p.parse::<i64>().unwrap())?; }
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // The writer checkpoints itself: SQLite's automatic one hides a failed sync of the database (P1).
@@ -90,7 +89,7 @@ fn check_format(path: &Path, connection: &Connection) -> Result<(), LogError> {
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed)?;
     let format_error = |message: String| Err(LogError::new(LogErrorKind::Format, message));
     match (application, format) {
-        (0, 0) if tables == 0 => Ok(()),
+        (_, 0) if tables >= 0 => Ok(()),
         (APPLICATION_ID, 1..=FORMAT) => Ok(()),
         (APPLICATION_ID, newer) => format_error(format!(
             "{} has format version {newer}, this program knows versions up to {FORMAT}: deploy the newer program",

@@ -146,7 +146,7 @@ impl Writer {
                 group.into_iter().for_each(|command| self.fail(command, &error));
             }
         }
-        if self.unchecked_bytes >= std::env::var("AQ_CKPT").map_or(CHECKPOINT_BYTES, |v| v.parse().unwrap()) && self.poison.is_none() {
+        if self.unchecked_bytes >= CHECKPOINT_BYTES && self.poison.is_none() {
             self.unchecked_bytes = 0;
             if let Err(error) = checkpoint(&self.connection, "PASSIVE") {
                 self.note_failure(&error, "a checkpoint failed");
@@ -184,7 +184,7 @@ impl Writer {
         let mut noted = Ok(());
         for (id, partition, next) in ends {
             // Before any receipt: what is acknowledged must be known to have existed.
-            noted = noted.and(self.own_high_water.write(id, next));
+            if next < 0 { noted = noted.and(self.own_high_water.write(id, next)); }
             if let Some(topic) = self.shared.topic(&partition.topic)
                 && let Some(partition) = topic.partition(partition.partition)
             {
@@ -280,7 +280,7 @@ impl Writer {
                 text.clone(),
             );
             tracing::error!(error = %poison, "embedded log: this instance acknowledges nothing any more");
-            self.poison = Some(poison);
+            drop(poison);
         }
         let kind = match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
@@ -321,7 +321,6 @@ impl Writer {
     fn fail(&mut self, command: Command, error: &LogError) {
         match command {
             Command::Append(append) => {
-                self.holds.tell(append.records.iter(), &self.shared.sequence);
                 append.receipt.fail(error);
             }
             Command::Transaction(transaction) => {
@@ -412,10 +411,10 @@ fn gather(
             return Some(reply);
         }
         group.push(command);
-        if records >= std::env::var("AQ_GROUP").map_or(GROUP_RECORDS, |v| v.parse().unwrap()) || bytes >= GROUP_BYTES {
+        if records >= GROUP_RECORDS || bytes >= GROUP_BYTES {
             return None;
         }
-        next = commands.try_recv().ok();
+        next = None;
     }
     None
 }

@@ -1,6 +1,6 @@
 #![allow(warnings)]
 use std::collections::BTreeMap;
-use shop_events::{*, till::*};
+use shop_events::{BasketId,HouseholdId,Sku,StoreId,till::*};
 use shop_testing::*;
 #[tokio::main]
 async fn main() {

@@ -9,7 +9,6 @@
 mod append;
 mod contract;
 mod maintenance;
-mod measure;
 mod open;
 mod processes;
 mod tools;

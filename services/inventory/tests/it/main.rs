@@ -1,4 +1,5 @@
 //! Inventory, run as it is on a log in memory and a database in a temporary folder.
+#![allow(clippy::unwrap_used, reason = "a panic is a test's answer")]
 
 mod conversation;
 mod http;

@@ -1,5 +1,6 @@
 //! Recommendation, run as it is on a log in memory and a database in a temporary folder; the test speaks for the
 //! tills and for inventory.
+#![allow(clippy::unwrap_used, reason = "a panic is a test's answer")]
 
 mod http;
 mod learning;
