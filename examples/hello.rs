@@ -1,2 +1,17 @@
-//! placeholder
-fn main() {}
+use aqueduct::prelude::*;
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "hello.Greeted", topic = "hello")]
+struct Greeted(String);
+
+async fn on_greeted(Greeted(who): Greeted) -> Handled {
+    Ok(println!("hello, {who}"))
+}
+
+#[tokio::main]
+async fn main() -> Result<(), BoxError> {
+    let bus = aqueduct::connect("embedded:hello.db").await?;
+    bus.publish(&Greeted("world".into())).await?;
+    let greeter = Subscription::builder("greeter").on(on_greeted);
+    Ok(App::builder("hello").log(&bus).subscribe(greeter).run(aqueduct::shutdown_signal()).await?)
+}

@@ -1,1 +1,1 @@
-//! placeholder
+//! One idea each, each runnable: `cargo run --release --example hello`.

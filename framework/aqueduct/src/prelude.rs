@@ -1,11 +1,13 @@
 //! What a service imports.
 
 pub use aqueduct_core::{
-    Aggregate, Delivery, Draft, Envelope, EventId, EventKey, Handled, RetryAfter, State, Terminal, Timestamp,
+    Aggregate, BoxError, Delivery, Draft, Envelope, EventId, EventKey, Handled, RetryAfter, State, Terminal, Timestamp,
 };
 // A derive and the trait of its name come as one.
 pub use aqueduct_core::{Event, EventSet};
 pub use aqueduct_derive::{Event, EventSet};
+pub use serde::{Deserialize, Serialize};
+
 pub use aqueduct_runtime::{Bus, OnFailure, Retry, Subscription};
 
 #[cfg(feature = "app")]

@@ -148,7 +148,7 @@ fn sweep(
                 next = offset + 1;
             }
             let Some(key) = row.get_ref(1)?.as_blob_or_null()? else { continue };
-            let superseded = task.last.get(key).is_some_and(|last| offset <= *last);
+            let superseded = task.last.get(key).is_some_and(|last| offset < *last);
             let tombstone: bool = row.get(2)?;
             // Everything that it deletes was removed by this sweep or one before: the sweep goes upwards.
             let expired = tombstone && row.get::<_, i64>(3)? < task.tombstones_before && offset + 1 < end;

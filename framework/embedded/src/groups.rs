@@ -157,7 +157,7 @@ fn deliver(handle: &Handle, name: &Arc<str>, members: &Members, moves: Vec<Move>
 fn take_group(handle: &Handle, name: &str) -> Result<File, LogError> {
     let path = beside(&handle.shared.place.path, &format!(".group.{name}.lock"));
     let file = lock_file(&path).map_err(|error| unreachable(&path, error))?;
-    if try_lock(&file).is_ok() {
+    if try_lock(&file).map_err(|error| unreachable(&path, error))? {
         write_pid(&file).map_err(|error| unreachable(&path, error))?;
         return Ok(file);
     }

@@ -10,6 +10,7 @@
 //! `.highwater.<n>` (how far was acknowledged, see [`EmbeddedLog::lost_ranges`]) and `.group.<name>.lock`. The
 //! layout is described in docs/formats.md.
 
+mod apply;
 mod batch;
 mod changes;
 mod command;

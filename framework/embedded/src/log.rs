@@ -68,6 +68,7 @@ impl EmbeddedLog {
                         // If the caller went away, the handle is dropped here, and the writer ends at once.
                         drop(reply.send(Ok(handle)));
                         if let Some((writer, commands)) = made {
+                            let _end = End(Arc::clone(&writer.shared));
                             writer.run(&commands);
                         }
                     }
@@ -83,6 +84,15 @@ impl EmbeddedLog {
     #[must_use]
     pub fn lost_ranges(&self) -> Vec<LostRange> {
         self.handle.shared.lost()
+    }
+}
+
+/// Whatever ends the writer's thread, those that wait for it are told.
+struct End(Arc<Shared>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -48,7 +48,7 @@ impl EmbeddedOptions {
             match name {
                 "partitions" => options.partitions = value.parse().map_err(|_| bad())?,
                 "max_record_bytes" => options.max_record_bytes = value.parse().map_err(|_| bad())?,
-                _ => drop(unknown(url, name)),
+                _ => return Err(unknown(url, name)),
             }
         }
         options.check()?;

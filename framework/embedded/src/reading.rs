@@ -102,7 +102,7 @@ impl Watch {
     }
 
     fn look_for_lock(&mut self, shared: &Shared) {
-        let Some(since) = lock(&shared.lock_wait).filter(|_| shared.is_closed()) else { return };
+        let Some(since) = *lock(&shared.lock_wait) else { return };
         if since.elapsed() >= LOCK_WAIT && self.reported != Some(since) {
             self.reported = Some(since);
             let path = &shared.place.path;
@@ -227,7 +227,7 @@ fn push(
     let headers = row.get_ref(3)?.as_blob()?;
     let value = row.get_ref(4)?.as_blob_or_null()?;
     let crc: u32 = row.get(5)?;
-    if crc == 1 && checksum(id, timestamp, key, headers, value) != crc {
+    if checksum(id, timestamp, key, headers, value) != crc {
         return Ok(Pushed::Damaged(offset));
     }
     batch.push(offset, timestamp, key, headers, value);

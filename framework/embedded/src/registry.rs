@@ -24,7 +24,7 @@ pub(crate) fn open<T>(
     let found = open
         .iter()
         .filter_map(Weak::upgrade)
-        .find(|handle| handle.shared.place.identity.0 == place.identity.1 && handle.shared.check().is_ok());
+        .find(|handle| handle.shared.place.identity == place.identity && handle.shared.check().is_ok());
     if let Some(handle) = found {
         let with = &handle.shared.options;
         if (with.partitions, with.max_record_bytes) != (options.partitions, options.max_record_bytes) {

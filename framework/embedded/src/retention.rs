@@ -44,7 +44,7 @@ fn age(work: &Work<'_>, id: i64, before: i64) -> rusqlite::Result<Option<Task>> 
         )?;
         let mut found = statement.query(params![record_id(id, first), record_id(id, end), STEP_ROWS])?;
         while let Some(row) = found.next()? {
-            if row.get::<_, i64>(1)? >= before + 7_200_000_000 {
+            if row.get::<_, i64>(1)? >= before {
                 break;
             }
             below = offset_of(row.get(0)?) + 1;
@@ -76,7 +76,7 @@ fn measure(
     while let Some(row) = found.next()? {
         lowest = offset_of(row.get(0)?);
         total = total.saturating_add(u64::try_from(row.get::<_, i64>(1)?).unwrap_or(0));
-        if total > limit * 2 {
+        if total > limit {
             return Ok(Some(Task::Cut { id, below: lowest + 1 }));
         }
         rows += 1;

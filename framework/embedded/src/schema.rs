@@ -89,7 +89,7 @@ fn check_format(path: &Path, connection: &Connection) -> Result<(), LogError> {
         connection.query_row("SELECT count(*) FROM sqlite_master", [], |row| row.get(0)).map_err(failed)?;
     let format_error = |message: String| Err(LogError::new(LogErrorKind::Format, message));
     match (application, format) {
-        (_, 0) if tables >= 0 => Ok(()),
+        (0, 0) if tables == 0 => Ok(()),
         (APPLICATION_ID, 1..=FORMAT) => Ok(()),
         (APPLICATION_ID, newer) => format_error(format!(
             "{} has format version {newer}, this program knows versions up to {FORMAT}: deploy the newer program",

@@ -14,10 +14,11 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::{
-    changes::{Changes, Fault, shown_key},
+    apply::{apply_append, apply_deliveries, apply_transaction, refused},
+    changes::Changes,
     command::{Append, Command, Transaction},
     error::{closed, is_io_failure},
-    groups::{Delivery, Give},
+    groups::Give,
     highwater::HighWater,
     holds::Holds,
     maintenance::Maintenance,
@@ -32,7 +33,7 @@ use crate::{
 const GROUP_RECORDS: usize = 4_096;
 const GROUP_BYTES: usize = 16 << 20;
 /// How much is appended between two checkpoints.
-const CHECKPOINT_BYTES: usize = 8 << 20;
+const CHECKPOINT_BYTES: usize = 16 << 20;
 /// While appends never pause, maintenance gets one step per this many transactions.
 const BUSY_STEP: u32 = 16;
 
@@ -184,7 +185,7 @@ impl Writer {
         let mut noted = Ok(());
         for (id, partition, next) in ends {
             // Before any receipt: what is acknowledged must be known to have existed.
-            if next < 0 { noted = noted.and(self.own_high_water.write(id, next)); }
+            noted = noted.and(self.own_high_water.write(id, next));
             if let Some(topic) = self.shared.topic(&partition.topic)
                 && let Some(partition) = topic.partition(partition.partition)
             {
@@ -280,7 +281,7 @@ impl Writer {
                 text.clone(),
             );
             tracing::error!(error = %poison, "embedded log: this instance acknowledges nothing any more");
-            drop(poison);
+            self.poison = Some(poison);
         }
         let kind = match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
@@ -321,6 +322,7 @@ impl Writer {
     fn fail(&mut self, command: Command, error: &LogError) {
         match command {
             Command::Append(append) => {
+                self.holds.tell(append.records.iter(), &self.shared.sequence);
                 append.receipt.fail(error);
             }
             Command::Transaction(transaction) => {
@@ -414,107 +416,9 @@ fn gather(
         if records >= GROUP_RECORDS || bytes >= GROUP_BYTES {
             return None;
         }
-        next = None;
+        next = commands.try_recv().ok();
     }
     None
-}
-
-/// Lets a failed database through, keeps a refusal as the command's own result.
-fn refused<T>(result: Result<T, Fault>) -> rusqlite::Result<Result<T, LogError>> {
-    match result {
-        Ok(value) => Ok(Ok(value)),
-        Err(Fault::Refused(error)) => Ok(Err(error)),
-        Err(Fault::Database(error)) => Err(error),
-    }
-}
-
-fn apply_append(
-    changes: &mut Changes<'_>,
-    holds: &mut Holds,
-    append: &Append,
-    spread: &mut i32,
-) -> rusqlite::Result<Outcomes> {
-    holds.forget_before(append.sequence);
-    let mut outcomes = Vec::with_capacity(append.records.len());
-    for record in &append.records {
-        let result = if holds.holds(record, append.sequence) {
-            Err(LogError::new(
-                LogErrorKind::Held,
-                format!(
-                    "an earlier record for {} with {} failed; this one was not stored",
-                    record.topic,
-                    shown_key(record)
-                ),
-            ))
-        } else {
-            refused(
-                changes
-                    .check(record)
-                    .map_err(Fault::Refused)
-                    .and_then(|()| changes.place(record, spread))
-                    .and_then(|(topic, number)| changes.append(record, &topic, number)),
-            )?
-        };
-        if result.is_err() {
-            holds.fail(record);
-        }
-        outcomes.push(result);
-    }
-    Ok(outcomes)
-}
-
-/// Every check comes before the first write, so that a refused transaction leaves nothing.
-fn apply_transaction(
-    changes: &mut Changes<'_>,
-    transaction: &Transaction,
-    spread: &mut i32,
-) -> Result<Vec<Position>, Fault> {
-    changes.check_producer(&transaction.producer, transaction.epoch)?;
-    let mut settlements = Vec::with_capacity(transaction.settlements.len());
-    if let Some(group) = &transaction.group {
-        for settlement in &transaction.settlements {
-            settlements.push((changes.check_settlement(group, settlement)?, group, settlement));
-        }
-    }
-    let mut places = Vec::with_capacity(transaction.records.len());
-    for record in &transaction.records {
-        changes.check(record)?;
-        places.push(changes.place(record, spread)?);
-    }
-    let mut positions = Vec::with_capacity(transaction.records.len());
-    for (record, (topic, number)) in transaction.records.iter().zip(&places) {
-        positions.push(changes.append(record, topic, *number)?);
-    }
-    for (id, group, settlement) in settlements {
-        changes.settle(group, id, settlement)?;
-    }
-    Ok(positions)
-}
-
-fn apply_deliveries(
-    changes: &mut Changes<'_>,
-    group: &str,
-    deliveries: &[Delivery],
-) -> rusqlite::Result<Vec<Vec<Assignment>>> {
-    let mut all = Vec::with_capacity(deliveries.len());
-    for delivery in deliveries {
-        let mut assignments = Vec::new();
-        if let Give::Assign(partitions) = &delivery.give {
-            for partition in partitions {
-                let topic = changes.topic(&partition.topic)?;
-                let Some(found) = topic.partition(partition.partition) else { continue };
-                let (generation, settled) = changes.raise(group, found.id)?;
-                assignments.push(Assignment {
-                    partition: partition.clone(),
-                    topic_id: topic.info.id,
-                    generation,
-                    settled,
-                });
-            }
-        }
-        all.push(assignments);
-    }
-    Ok(all)
 }
 
 /// Draws the place of an append in the order.

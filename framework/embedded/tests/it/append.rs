@@ -37,8 +37,7 @@ async fn what_queues_during_a_sync_shares_the_next_one() {
     }
     let commits = commits(&path(directory.path())) - before;
     assert!((1..400).contains(&commits), "{commits} commits for 2,000 batches");
-    let values: Vec<_> =
-        read_to_end(&log, Start::Earliest).await.unwrap().iter().map(|record| text(record)).collect();
+    let values: Vec<_> = read_to_end(&log, Start::Earliest).await.unwrap().iter().map(text).collect();
     assert_eq!(values, (0..2_000).map(|n| n.to_string()).collect::<Vec<_>>());
 }
 

@@ -300,6 +300,7 @@ async fn a_relay_deposed_by_term_ends() {
     deposits(db, 2..=2).await;
     let error = relay.task.await.unwrap().unwrap_err();
     assert!(error.to_string().contains("deposed"), "{error}");
+    assert_eq!(number(db, "SELECT cursor FROM aqueduct_relay").await, 1);
     // The next finds the log ahead of the table.
     drain(db, &log).await;
     assert_eq!(log.numbers(), [1, 2]);
