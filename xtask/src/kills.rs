@@ -35,7 +35,7 @@ pub(crate) struct Options {
 }
 
 /// How long the last run, which nobody kills, may take.
-const LAST_RUN: Duration = Duration::from_secs(1_200);
+const LAST_RUN: Duration = Duration::from_secs(900);
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let shop = run::shop()?;

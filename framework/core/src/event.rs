@@ -113,7 +113,7 @@ pub trait EventSet: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     /// The name is not in the set, or as [`Event::decode`].
-    fn decode(name: &str, version: u32, payload: &[u8]) -> Result<Self, DecodeError>;
+    fn read(name: &str, version: u32, payload: &[u8]) -> Result<Self, DecodeError>;
 
     /// Which type of the set this is.
     fn info(&self) -> EventInfo;
@@ -129,7 +129,7 @@ pub trait EventSet: Sized + Send + Sync + 'static {
 impl<E: Event> EventSet for E {
     const EVENTS: &'static [EventInfo] = &[E::INFO];
 
-    fn decode(name: &str, version: u32, payload: &[u8]) -> Result<Self, DecodeError> {
+    fn read(name: &str, version: u32, payload: &[u8]) -> Result<Self, DecodeError> {
         if name == E::INFO.event.name {
             E::decode(version, payload)
         } else {

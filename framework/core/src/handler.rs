@@ -279,7 +279,7 @@ macro_rules! handlers {
                 database
             };
             fn extract(context: &mut Context<'_, S>) -> Result<Self, ArgsError> {
-                let events = First::Events::decode(&context.envelope.name, context.envelope.version, context.payload)
+                let events = First::Events::read(&context.envelope.name, context.envelope.version, context.payload)
                     .map_err(ArgsError::Decode)?;
                 let first = First::from_events(events, context);
                 Ok((first, $($extractor::from_delivery(context).map_err(ArgsError::Extract)?,)*))

@@ -279,7 +279,8 @@ pub trait PartitionReader: Send + fmt::Debug {
     /// Where the next read begins: before the first read, what its [`Start`] came to.
     fn position(&self) -> Offset;
 
-    /// Waits for the next records: at least one, at most `max`. Dropping the future loses none.
+    /// Waits until the position moves, and gives the records that it passed: at most `max`, and none where it passed
+    /// a hole alone, such as what compaction removed or a transaction's marker. Dropping the future loses none.
     /// `OffsetOutOfRange`: retention passed the reader, or the log went back.
     fn read(&mut self, max: usize) -> BoxFuture<'_, Result<Arc<dyn RecordBatch>, LogError>>;
 }

@@ -78,7 +78,7 @@ fn implement(ident: &Ident, variants: &[(&Ident, &Type)], krate: &Path) -> Token
         impl #krate::EventSet for #ident {
             const EVENTS: &'static [#krate::EventInfo] = &[#(#events::INFO),*];
 
-            fn decode(
+            fn read(
                 name: &str,
                 version: u32,
                 payload: &[u8],

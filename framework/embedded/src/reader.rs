@@ -15,6 +15,7 @@ use aqueduct_core::{
 use tokio::sync::watch;
 
 use crate::{
+    batch::EmbeddedBatch,
     error::closed,
     options::configuration,
     reading::{self, Found, Search, Source},
@@ -83,8 +84,10 @@ impl EmbeddedReader {
                     return Err(reading::out_of_range(&self.source.partition, seen, self.next, end));
                 }
                 Found::Nothing(end) => {
+                    // A hole up to the end: the position moves, and the caller learns of it.
                     self.warn_of_lost(end);
                     self.next = end;
+                    return Ok(Arc::new(EmbeddedBatch::new(self.source.partition.clone())));
                 }
             }
         }

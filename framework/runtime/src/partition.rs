@@ -58,8 +58,8 @@ pub(crate) struct Partition<S> {
     ended: HashSet<Offset>,
     lanes: HashMap<Box<[u8]>, VecDeque<(u64, Record)>>,
     running: FuturesUnordered<BoxFuture<'static, Finished>>,
-    /// Read, and not yet within the window.
-    pending: Option<(Arc<dyn RecordBatch>, usize)>,
+    /// Read, and not yet within the window: with the next index, and where the reader stood after it.
+    pending: Option<(Arc<dyn RecordBatch>, usize, Offset)>,
     window_reported: bool,
 }
 
@@ -120,7 +120,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     Some(_) => return Closed::Fenced,
                 },
                 batch = incoming.recv(), if self.pending.is_none() => match batch {
-                    Some(Ok(batch)) => self.pending = Some((batch, 0)),
+                    Some(Ok((batch, position))) => self.pending = Some((batch, 0, position)),
                     Some(Err(error)) => break error.to_string(),
                     None => break "its reader ended".to_owned(),
                 },
@@ -169,15 +169,19 @@ impl<S: Send + Sync + 'static> Partition<S> {
     /// Takes what the window has room for.
     fn admit(&mut self) {
         let window = self.shared.subscription.window;
-        while let Some((batch, index)) = self.pending.take() {
-            let Some(record) = Record::new(Arc::clone(&batch), index) else { return };
+        while let Some((batch, index, position)) = self.pending.take() {
+            let Some(record) = Record::new(Arc::clone(&batch), index) else {
+                self.ring.pass(position);
+                self.publish_settled();
+                return;
+            };
             if self.ring.len() >= window {
-                self.pending = Some((batch, index));
+                self.pending = Some((batch, index, position));
                 self.report_window();
                 return;
             }
             self.window_reported = false;
-            self.pending = Some((batch, index + 1));
+            self.pending = Some((batch, index + 1, position));
             let sequence = self.ring.push(record.offset());
             if self.ended.remove(&record.offset()) || self.ignored(&record) {
                 self.ended_now(sequence);
@@ -241,14 +245,17 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     fn ended_now(&mut self, sequence: u64) {
         self.ring.end(sequence);
-        self.settled.store(self.ring.settled(), Ordering::Release);
-        let in_flight = self.ring.len();
-        let mut status = self.shared.board.lock();
-        status.ended += 1;
-        if let Some(partition) = status.partitions.get_mut(&self.assigned.partition) {
-            partition.settled = self.ring.settled();
-            partition.in_flight = in_flight;
-        }
+        self.shared.board.lock().ended += 1;
+        self.publish_settled();
+    }
+
+    fn publish_settled(&self) {
+        let (settled, in_flight) = (self.ring.settled(), self.ring.len());
+        self.settled.store(settled, Ordering::Release);
+        self.shared.board.partition(&self.assigned.partition, |status| {
+            status.settled = settled;
+            status.in_flight = in_flight;
+        });
     }
 
     /// A full window stops reading; it names the key that fills it, once an episode.
@@ -283,17 +290,17 @@ async fn lost(mut wish: watch::Receiver<Wish>) {
     let _ = wish.wait_for(|wish| *wish == Wish::Lost).await;
 }
 
+/// What a reader gave, and where it stood afterwards.
+type Fed = Result<(Arc<dyn RecordBatch>, Offset), LogError>;
+
 /// Reads ahead by one batch. An unreachable log is waited for; any other error ends the partition.
-async fn feed(
-    mut reader: Box<dyn PartitionReader>,
-    batches: mpsc::Sender<Result<Arc<dyn RecordBatch>, LogError>>,
-) {
+async fn feed(mut reader: Box<dyn PartitionReader>, batches: mpsc::Sender<Fed>) {
     let mut delay = Duration::from_millis(50);
     loop {
         match reader.read(READ_BATCH).await {
             Ok(batch) => {
                 delay = Duration::from_millis(50);
-                if batches.send(Ok(batch)).await.is_err() {
+                if batches.send(Ok((batch, reader.position()))).await.is_err() {
                     return;
                 }
             }

@@ -11,18 +11,28 @@ pub(crate) struct Ring {
     /// The sequence number of the front.
     first: u64,
     settled: Offset,
+    /// Where the reader stood when it had given all that is here: beyond the last record where a hole follows it.
+    passed: Offset,
 }
 
 impl Ring {
     /// Nothing read yet; `settled` is where reading starts.
     pub(crate) fn new(settled: Offset) -> Self {
-        Self { open: VecDeque::new(), first: 0, settled }
+        Self { open: VecDeque::new(), first: 0, settled, passed: settled }
     }
 
     /// A record was read; the result names it to [`Ring::end`].
     pub(crate) fn push(&mut self, offset: Offset) -> u64 {
         self.open.push_back((offset, false));
         self.first + u64::try_from(self.open.len()).unwrap_or(u64::MAX) - 1
+    }
+
+    /// The reader stands at `position`, and all that it gave was pushed.
+    pub(crate) fn pass(&mut self, position: Offset) {
+        self.passed = position;
+        if self.open.is_empty() {
+            self.settled = self.settled.max(position);
+        }
     }
 
     /// A delivery ended.
@@ -34,8 +44,8 @@ impl Ring {
         while let Some((offset, true)) = self.open.front().copied() {
             self.open.pop_front();
             self.first += 1;
-            // Where another record was read, its offset; else the one after the last.
-            self.settled = self.open.front().map_or(offset + 1, |(next, _)| *next);
+            // Where another record was read, its offset; else where the reader stood after the last.
+            self.settled = self.open.front().map_or((offset + 1).max(self.passed), |(next, _)| *next);
         }
     }
 
@@ -76,5 +86,18 @@ mod tests {
         ring.end(next);
         ring.end(next);
         assert_eq!(ring.settled(), 31);
+    }
+
+    /// Offsets have holes. Red when `pass` is not remembered: a hole at the end then looks like lag for ever.
+    #[test]
+    fn a_hole_at_the_end_is_settled_once_all_before_it_ended() {
+        let mut ring = Ring::new(0);
+        let only = ring.push(0);
+        ring.pass(5);
+        assert_eq!(ring.settled(), 0);
+        ring.end(only);
+        assert_eq!(ring.settled(), 5);
+        ring.pass(9);
+        assert_eq!(ring.settled(), 9);
     }
 }

@@ -139,7 +139,7 @@ fn rebuild<A: Aggregate>(
             }
             last = found;
             let (name, event_version) = cloudevents::split_type(row.get_ref(1)?.as_str()?);
-            match A::Event::decode(name, event_version, row.get_ref(2)?.as_bytes()?) {
+            match A::Event::read(name, event_version, row.get_ref(2)?.as_bytes()?) {
                 Ok(event) => state.evolve(&event),
                 Err(source) => {
                     return Ok(Err(StoreError::Decode { stream: stream.to_owned(), version: found, source }));

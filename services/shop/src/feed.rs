@@ -23,7 +23,7 @@ use aqueduct::{
 };
 use shop_events::{
     BasketId,
-    till::{BasketCheckedOut, BasketCheckedOutV1, LineV1, old_till},
+    till::{BasketCheckedOut, BasketCheckedOutV1, old_till},
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -112,19 +112,12 @@ pub(crate) async fn run(
 
 /// Old tills publish version 1. The id is the basket's, so that a repeat is recognised.
 fn draft(basket: &BasketCheckedOut) -> anyhow::Result<Draft> {
-    let draft = if old_till(basket.store) { as_old_till(basket).draft()? } else { basket.draft()? };
+    let draft = if old_till(basket.store) {
+        BasketCheckedOutV1::without_amounts(basket).draft()?
+    } else {
+        basket.draft()?
+    };
     Ok(draft.id(EventId::of_name("till", &basket.basket.to_string())).time(basket.at))
-}
-
-fn as_old_till(basket: &BasketCheckedOut) -> BasketCheckedOutV1 {
-    let lines = basket.lines.iter().map(|line| LineV1 { sku: line.sku, quantity: line.quantity }).collect();
-    BasketCheckedOutV1 {
-        basket: basket.basket,
-        store: basket.store,
-        household: basket.household,
-        at: basket.at,
-        lines,
-    }
 }
 
 fn stored(ends: &Ends, basket: &BasketCheckedOut) -> bool {
@@ -151,7 +144,7 @@ async fn ends(bus: &Bus) -> anyhow::Result<Ends> {
         let incoming = Incoming::read(&record, None)?;
         let (name, version) = incoming.event_type();
         let Some(payload) = incoming.payload else { bail!("{record:?} has no value") };
-        let basket = <BasketCheckedOut as EventSet>::decode(name, version, payload)?;
+        let basket = BasketCheckedOut::read(name, version, payload)?;
         ends.push(Some((basket.at.as_micros(), basket.basket)));
     }
     Ok(ends)

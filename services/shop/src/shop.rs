@@ -35,8 +35,13 @@ pub(crate) async fn run(options: Options, config: Config) -> anyhow::Result<()> 
     let inventory_database = inventory::open(state.join("inventory.db")).await?;
     let recommendation_database = recommendation::open(state.join("recommendation.db")).await?;
 
-    let inventory = inventory::app(&bus, &inventory_database).config(config.clone()).build()?;
-    let recommendation = recommendation::app(&bus, &recommendation_database).config(config).build()?;
+    // Each app refuses settings of a subscription that neither has.
+    let (mut of_inventory, mut of_recommendation) = (config.clone(), config);
+    of_inventory.subscriptions.remove("recommendation");
+    of_recommendation.subscriptions.retain(|name, _| name == "recommendation");
+    let inventory = inventory::app(&bus, &inventory_database).config(of_inventory).build()?;
+    let recommendation =
+        recommendation::app(&bus, &recommendation_database).config(of_recommendation).build()?;
     let apps = vec![inventory.status(), recommendation.status()];
     let routes =
         Router::new().nest("/inventory", inventory.router()).nest("/recommendation", recommendation.router());

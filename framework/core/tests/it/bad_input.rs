@@ -53,7 +53,7 @@ fn read(headers: Headers, value: &[u8]) -> Result<Sold, DecodeError> {
     let record = record(headers, Some(value.to_vec()), Timestamp::from_micros(0));
     let incoming = Incoming::read(&record, None)?;
     let (name, version) = incoming.event_type();
-    <Sold as EventSet>::decode(name, version, incoming.payload.unwrap_or_default())
+    Sold::read(name, version, incoming.payload.unwrap_or_default())
 }
 
 fn refusal(headers: Headers, value: &[u8]) -> String {

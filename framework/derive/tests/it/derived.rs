@@ -131,13 +131,13 @@ fn versions_that_cannot_be_read_say_why() {
 fn a_set_decodes_by_name_and_encodes_what_it_holds() {
     let names: Vec<_> = Day::EVENTS.iter().map(|info| info.event.to_string()).collect();
     assert_eq!(names, ["inventory.Opened.v3", "inventory.Counted", "inventory.StockReserved.v3"]);
-    let old = Day::decode("inventory.StockReserved", 2, br#"{"sku":"milk","quantity":5}"#).unwrap();
+    let old = Day::read("inventory.StockReserved", 2, br#"{"sku":"milk","quantity":5}"#).unwrap();
     assert_eq!(old, StockReserved { store: 0, r#type: "milk".to_owned(), quantity: 5 }.into());
     let counted = Day::from(Counted(3));
     assert_eq!(counted.info(), Counted::INFO);
     assert_eq!(counted.draft().unwrap().payload(), b"3");
     assert_eq!(
-        Day::decode("inventory.Closed", 1, b"null").unwrap_err().to_string(),
+        Day::read("inventory.Closed", 1, b"null").unwrap_err().to_string(),
         "unknown event type \"inventory.Closed\" version 1: no handler takes it and `.ignore` does not name it"
     );
 }

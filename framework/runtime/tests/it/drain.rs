@@ -29,7 +29,11 @@ async fn what_runs_at_shutdown_ends_and_is_settled() {
     let turnstile = Turnstile::new();
     bench.bus.publish_all(&["a", "b", "a", "c"].map(|key| step(key, 1))).await.unwrap();
     let running = bench.run(Subscription::builder("steps").on(pass), turnstile.clone());
-    until(|| running.status().partitions.values().any(|partition| partition.settled == 0) && running.status().joined).await;
+    until(|| {
+        running.status().partitions.values().any(|partition| partition.settled == 0)
+            && running.status().joined
+    })
+    .await;
     tokio::time::sleep(Duration::from_millis(100)).await;
     running.stop.cancel();
     tokio::time::sleep(Duration::from_secs(1)).await;

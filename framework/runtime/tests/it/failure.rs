@@ -50,7 +50,10 @@ async fn a_record_that_fails_for_good_is_kept_byte_for_byte_with_its_reason() {
     running.end().await;
     let letter = bench.records("steps.steps.dead").await.pop().unwrap();
     let original = bench.records("steps").await.into_iter().find(|record| record.offset() == 1).unwrap();
-    assert_eq!((letter.key(), letter.value(), letter.partition()), (original.key(), original.value(), original.partition()));
+    assert_eq!(
+        (letter.key(), letter.value(), letter.partition()),
+        (original.key(), original.value(), original.partition())
+    );
     let (mut kept, mut were) = (Vec::new(), Vec::new());
     letter.visit_headers(&mut |header| kept.push(format!("{header:?}")));
     original.visit_headers(&mut |header| were.push(format!("{header:?}")));
@@ -66,16 +69,43 @@ async fn what_cannot_be_decoded_is_set_aside_with_the_reason() {
     let stepped = |extra: &[(&[u8], &[u8])]| ce("test.Stepped", extra);
     let good = Some(r#"{"key":"a","number":1}"#);
     let cases = [
-        (plain(Some("a"), good, ce("test.Unknown", &[])), "unknown event type \"test.Unknown\" version 1: no handler takes it and `.ignore` does not name it"),
-        (plain(Some("a"), good, ce("../x", &[])), "unknown event type \"../x\" version 1: no handler takes it and `.ignore` does not name it"),
-        (plain(Some("a"), Some("{\"key\":1}"), stepped(&[])), "the payload is not a test.Stepped: invalid type: integer `1`, expected a string at line 1 column 8"),
-        (plain(Some("a"), good, ce("test.Stepped.v3", &[])), "test.Stepped is known up to version 1, the record has version 3: deploy the newer code first"),
+        (
+            plain(Some("a"), good, ce("test.Unknown", &[])),
+            "unknown event type \"test.Unknown\" version 1: no handler takes it and `.ignore` does not name it",
+        ),
+        (
+            plain(Some("a"), good, ce("../x", &[])),
+            "unknown event type \"../x\" version 1: no handler takes it and `.ignore` does not name it",
+        ),
+        (
+            plain(Some("a"), Some("{\"key\":1}"), stepped(&[])),
+            "the payload is not a test.Stepped: invalid type: integer `1`, expected a string at line 1 column 8",
+        ),
+        (
+            plain(Some("a"), good, ce("test.Stepped.v3", &[])),
+            "test.Stepped is known up to version 1, the record has version 3: deploy the newer code first",
+        ),
         (plain(None, good, stepped(&[])), "the record has no key, test.Stepped is keyed by (key)"),
-        (plain(Some("a"), None, stepped(&[])), "the record has no value (a tombstone), test.Stepped needs one"),
-        (plain(Some("a"), good, aqueduct_core::Headers::default()), "the record carries no event type (no ce_type header) and the topic declares no default type"),
-        (plain(Some("a"), good, stepped(&[(b"ce_source", b"\xff\xfe")])), "header ce_source: it is not UTF-8: \\xff\\xfe"),
-        (plain(Some("a"), good, stepped(&[(b"ce_id", b"1"), (b"ce_id", b"2")])), "header ce_id: it is there twice"),
-        (plain(Some("a"), good, stepped(&[(b"ce_specversion", b"2.0")])), "header ce_specversion: CloudEvents \"2.0\" is not 1.x"),
+        (
+            plain(Some("a"), None, stepped(&[])),
+            "the record has no value (a tombstone), test.Stepped needs one",
+        ),
+        (
+            plain(Some("a"), good, aqueduct_core::Headers::default()),
+            "the record carries no event type (no ce_type header) and the topic declares no default type",
+        ),
+        (
+            plain(Some("a"), good, stepped(&[(b"ce_source", b"\xff\xfe")])),
+            "header ce_source: it is not UTF-8: \\xff\\xfe",
+        ),
+        (
+            plain(Some("a"), good, stepped(&[(b"ce_id", b"1"), (b"ce_id", b"2")])),
+            "header ce_id: it is there twice",
+        ),
+        (
+            plain(Some("a"), good, stepped(&[(b"ce_specversion", b"2.0")])),
+            "header ce_specversion: CloudEvents \"2.0\" is not 1.x",
+        ),
     ];
     let bench = Bench::new(1).await;
     let seen = Seen::default();
@@ -88,7 +118,12 @@ async fn what_cannot_be_decoded_is_set_aside_with_the_reason() {
     assert_eq!(seen.all(), [("z".to_owned(), 9)]);
     running.end().await;
     let letters = bench.records("steps.steps.dead").await;
-    let mut reasons: Vec<_> = letters.iter().map(|letter| (header(letter, "aqueduct_dead_offset").parse().unwrap(), header(letter, "aqueduct_dead_reason"))).collect();
+    let mut reasons: Vec<_> = letters
+        .iter()
+        .map(|letter| {
+            (header(letter, "aqueduct_dead_offset").parse().unwrap(), header(letter, "aqueduct_dead_reason"))
+        })
+        .collect();
     reasons.sort();
     let expected: Vec<_> = (0_usize..).zip(cases.iter().map(|(_, reason)| (*reason).to_owned())).collect();
     assert_eq!(reasons, expected);
@@ -106,12 +141,24 @@ async fn hostile_payloads_are_set_aside() {
     bench.append(record.clone()).await;
     record.value = Some(vec![b' '; 900_000].into());
     bench.append(record).await;
-    let running = bench.run(Subscription::builder("steps").on(note).max_record_bytes(200_000), Seen::default());
+    let running =
+        bench.run(Subscription::builder("steps").on(note).max_record_bytes(200_000), Seen::default());
     running.ended(3).await;
     running.end().await;
-    let reasons: Vec<_> = bench.records("steps.steps.dead").await.iter().map(|letter| header(letter, "aqueduct_dead_reason")).collect();
-    assert!(reasons.last().unwrap().contains("more than the limit of 200000 (max_record_bytes)"), "{reasons:?}");
-    assert!(reasons.iter().any(|reason| reason.starts_with("the payload is not a test.Stepped: ")), "{reasons:?}");
+    let reasons: Vec<_> = bench
+        .records("steps.steps.dead")
+        .await
+        .iter()
+        .map(|letter| header(letter, "aqueduct_dead_reason"))
+        .collect();
+    assert!(
+        reasons.last().unwrap().contains("more than the limit of 200000 (max_record_bytes)"),
+        "{reasons:?}"
+    );
+    assert!(
+        reasons.iter().any(|reason| reason.starts_with("the payload is not a test.Stepped: ")),
+        "{reasons:?}"
+    );
 }
 
 /// P12: a plain record, without our headers, is of the topic's default type.
@@ -119,7 +166,9 @@ async fn hostile_payloads_are_set_aside() {
 async fn a_plain_record_is_of_the_default_type() {
     let bench = Bench::new(1).await;
     let seen = Seen::default();
-    bench.append(plain(Some("a"), Some(r#"{"key":"a","number":1}"#), aqueduct_core::Headers::default())).await;
+    bench
+        .append(plain(Some("a"), Some(r#"{"key":"a","number":1}"#), aqueduct_core::Headers::default()))
+        .await;
     let running = bench.run(Subscription::builder("steps").on(note).topic_default::<Stepped>(), seen.clone());
     running.ended(1).await;
     assert_eq!(seen.of("a"), [1]);
@@ -138,7 +187,8 @@ async fn a_panic_is_one_failed_attempt() {
     let bench = Bench::new(1).await;
     let seen = Seen::default();
     bench.bus.publish_all(&["a", "b", "c"].map(|key| step(key, 1))).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(panics).retry(Retry::exponential().attempts(3)), seen.clone());
+    let running = bench
+        .run(Subscription::builder("steps").on(panics).retry(Retry::exponential().attempts(3)), seen.clone());
     running.ended(3).await;
     assert_eq!((seen.of("a"), seen.of("b"), seen.of("c")), (vec![1], vec![], vec![1]));
     running.end().await;
@@ -187,7 +237,8 @@ async fn the_policy_stop_stops_the_partition_and_says_so() {
     let bench = Bench::new(1).await;
     bench.bus.publish_all(&[1, 2, 3].map(|number| step("a", number))).await.unwrap();
     let seen = Seen::default();
-    let subscription = Subscription::builder("steps").on(fail).retry(Retry::exponential().attempts(2)).then(OnFailure::Stop);
+    let subscription =
+        Subscription::builder("steps").on(fail).retry(Retry::exponential().attempts(2)).then(OnFailure::Stop);
     let running = bench.run(subscription, seen.clone());
     crate::support::until(|| !running.status().ready() && running.status().joined).await;
     let stopped = running.status().partitions.values().next().unwrap().stopped.clone();
@@ -205,7 +256,8 @@ async fn an_outage_while_publishing_counts_no_attempt() {
     let bench = Bench::new(1).await;
     bench.bus.publish(&step("a", 1)).await.unwrap();
     bench.log.faults().fail_next_appends(6, LogErrorKind::Unreachable);
-    let running = bench.run(Subscription::builder("steps").on(echo).retry(Retry::exponential().attempts(2)), ());
+    let running =
+        bench.run(Subscription::builder("steps").on(echo).retry(Retry::exponential().attempts(2)), ());
     running.ended(1).await;
     assert_eq!((running.status().dead_letters, bench.records("echoes").await.len()), (0, 1));
     running.end().await;
@@ -214,14 +266,24 @@ async fn an_outage_while_publishing_counts_no_attempt() {
 #[tokio::test]
 async fn declarations_that_cannot_run_are_refused() {
     let bench = Bench::new(1).await;
-    let error = |subscription| aqueduct_runtime::Subscriber::new(subscription, Seen::default(), bench.bus.clone(), None).unwrap_err().to_string();
+    let error = |subscription| {
+        aqueduct_runtime::Subscriber::new(subscription, Seen::default(), bench.bus.clone(), None)
+            .unwrap_err()
+            .to_string()
+    };
     assert_eq!(error(Subscription::builder("a")), "subscription a has no handler: add one with `.on(..)`");
-    assert_eq!(error(Subscription::builder("../a").on(note)), "subscription \"../a\" is not a name: it must start with a letter or a digit");
+    assert_eq!(
+        error(Subscription::builder("../a").on(note)),
+        "subscription \"../a\" is not a name: it must start with a letter or a digit"
+    );
     assert_eq!(
         error(Subscription::builder("a").on(note).ignore::<Stepped>()),
         "subscription a names test.Stepped twice: one handler or one `.ignore` per event type"
     );
-    assert_eq!(error(Subscription::builder("a").on(note).window(0)), "subscription a: window must be at least 1");
+    assert_eq!(
+        error(Subscription::builder("a").on(note).window(0)),
+        "subscription a: window must be at least 1"
+    );
 }
 
 /// The guarantee line says only what is true.

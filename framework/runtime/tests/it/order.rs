@@ -91,7 +91,11 @@ async fn a_group_goes_on_where_it_stopped() {
     let bench = Bench::new(4).await;
     let seen = Seen::default();
     for round in 0..3 {
-        bench.bus.publish_all(&(0..50).map(|n| step(&format!("k{}", n % 7), round * 50 + n)).collect::<Vec<_>>()).await.unwrap();
+        bench
+            .bus
+            .publish_all(&(0..50).map(|n| step(&format!("k{}", n % 7), round * 50 + n)).collect::<Vec<_>>())
+            .await
+            .unwrap();
         let running = bench.run(Subscription::builder("steps").on(handle), seen.clone());
         running.ended(50).await;
         running.end().await;
@@ -116,7 +120,9 @@ async fn returned_events_are_published_under_ids_derived_from_the_delivery() {
         bench.log.faults().lose(group).unwrap();
     }
     let records = bench.records("echoes").await;
-    let read = |index: usize| aqueduct_core::cloudevents::Incoming::read(&records[index], None).unwrap().envelope().unwrap();
+    let read = |index: usize| {
+        aqueduct_core::cloudevents::Incoming::read(&records[index], None).unwrap().envelope().unwrap()
+    };
     let ids: Vec<EventId> = (0..records.len()).map(|index| read(index).id).collect();
     assert_eq!(ids.len(), 6);
     assert_eq!(ids[0..2], ids[2..4], "the same group again");

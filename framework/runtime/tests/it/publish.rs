@@ -35,7 +35,10 @@ async fn what_was_published_behind_a_failed_event_of_its_key_is_held() {
     assert_eq!(kind(&held.await.unwrap_err()), LogErrorKind::Held);
     other.await.unwrap();
     let still_held = bench.bus.publish(&step("a", 3)).await.unwrap_err();
-    assert_eq!(still_held.to_string(), "event with key a was not stored in steps: an earlier event of key a in steps failed, this one was not sent");
+    assert_eq!(
+        still_held.to_string(),
+        "event with key a was not stored in steps: an earlier event of key a in steps failed, this one was not sent"
+    );
     assert_eq!(kind(&failed.await.unwrap_err()), LogErrorKind::Storage);
     // The caller has seen the failure: the key goes on.
     bench.bus.publish(&step("a", 1)).await.unwrap();
@@ -47,8 +50,13 @@ async fn what_was_published_behind_a_failed_event_of_its_key_is_held() {
 async fn no_more_is_in_flight_than_the_log_is_sized_for_and_order_holds() {
     let bench = Bench::new(1).await;
     bench.log.faults().hold_receipts();
-    let batches: Vec<_> =
-        (0..6).map(|batch| bench.bus.publish_all((0..10_000).map(|n| step("a", batch * 10_000 + n)).collect::<Vec<_>>().iter())).collect();
+    let batches: Vec<_> = (0..6)
+        .map(|batch| {
+            bench
+                .bus
+                .publish_all((0..10_000).map(|n| step("a", batch * 10_000 + n)).collect::<Vec<_>>().iter())
+        })
+        .collect();
     // The sixth batch would be over the limit of 50,000.
     assert_eq!(bench.records("steps").await.len(), 50_000);
     bench.log.faults().release_receipts();
@@ -57,8 +65,12 @@ async fn no_more_is_in_flight_than_the_log_is_sized_for_and_order_holds() {
     }
     let records = bench.records("steps").await;
     assert_eq!(records.len(), 60_000);
-    let numbers: Vec<u32> =
-        records.iter().map(|record| serde_json::from_slice::<crate::support::Stepped>(record.value().unwrap()).unwrap().number).collect();
+    let numbers: Vec<u32> = records
+        .iter()
+        .map(|record| {
+            serde_json::from_slice::<crate::support::Stepped>(record.value().unwrap()).unwrap().number
+        })
+        .collect();
     assert!(numbers.is_sorted());
 }
 
@@ -68,7 +80,11 @@ async fn an_oversized_event_is_refused_and_holds_nothing_up() {
     let bench = Bench::new(1).await;
     let big = crate::support::Stepped { key: "a".repeat(10 * 1024 * 1024), number: 1 };
     let error = bench.bus.publish(&big).await.unwrap_err().to_string();
-    assert!(error.ends_with("is over the limit of 1048576 (max_record_bytes)"), "{}", &error[error.len() - 80..]);
+    assert!(
+        error.ends_with("is over the limit of 1048576 (max_record_bytes)"),
+        "{}",
+        &error[error.len() - 80..]
+    );
     bench.bus.publish(&step("a", 1)).await.unwrap();
     let empty = bench.bus.publish(&step("", 1)).await.unwrap_err().to_string();
     assert_eq!(empty, "cannot encode test.Stepped: its key is empty");

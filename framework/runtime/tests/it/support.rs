@@ -1,5 +1,8 @@
 use std::{
-    sync::{Arc, Mutex, atomic::{AtomicU64, Ordering}},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -60,7 +63,11 @@ impl Bench {
         Self { log, bus }
     }
 
-    pub(crate) fn run<S: Clone + Send + Sync + 'static>(&self, subscription: Subscription<S>, state: S) -> Running {
+    pub(crate) fn run<S: Clone + Send + Sync + 'static>(
+        &self,
+        subscription: Subscription<S>,
+        state: S,
+    ) -> Running {
         let subscriber = Subscriber::new(subscription, state, self.bus.clone(), None).unwrap();
         let status = Box::new(subscriber.status());
         let stop = CancellationToken::new();
@@ -91,7 +98,11 @@ impl Bench {
     /// Appends a record as another program would.
     pub(crate) async fn append(&self, record: NewRecord) {
         let (done, told) = tokio::sync::oneshot::channel();
-        self.log.producer().await.unwrap().enqueue(vec![record], Box::new(move |outcomes| done.send(outcomes).unwrap()));
+        self.log
+            .producer()
+            .await
+            .unwrap()
+            .enqueue(vec![record], Box::new(move |outcomes| done.send(outcomes).unwrap()));
         told.await.unwrap().pop().unwrap().unwrap();
     }
 }

@@ -102,14 +102,13 @@ async fn scan(
 ) -> Result<Option<LogCursor>, LogError> {
     let partition = PartitionId { topic: topic.clone(), partition: 0 };
     let mut reader = log.cursor(&partition, start).await?;
-    let (mut found, mut next) = (None, 0);
-    while next < end {
+    let mut found = None;
+    while reader.position() < end {
         let batch = tokio::time::timeout(PATIENCE, reader.read(READ)).await.map_err(|_| {
             let message = format!("{partition}: its end {end} was not reached within {PATIENCE:?}");
             LogError::new(LogErrorKind::Unreachable, message)
         })??;
         for record in Record::all(&batch) {
-            next = record.offset() + 1;
             if record.key() == Some(outbox.as_bytes()) {
                 found = Some(decode(&record)?);
             }
