@@ -38,7 +38,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut child =
         command.stdin(Stdio::null()).stdout(Stdio::null()).spawn().context("cannot start the shop")?;
     let process = PathBuf::from(format!("/proc/{}", child.id()));
-    let (mut peak, mut cpu) = (0, 0.0);
+    let (mut peak, mut cpu, mut written) = (0, 0.0, 0);
     let status = loop {
         // The files are gone once the process has ended; the last reading counts.
         if let Ok(text) = fs::read_to_string(process.join("status")) {
@@ -46,6 +46,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         }
         if let Ok(text) = fs::read_to_string(process.join("stat")) {
             cpu = cpu_seconds(&text).unwrap_or(cpu);
+        }
+        if let Ok(text) = fs::read_to_string(process.join("io")) {
+            written = field(&text, "write_bytes:").unwrap_or(written);
         }
         if let Some(status) = child.try_wait()? {
             break status;
@@ -59,10 +62,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let events: f64 = String::from_utf8(output.stdout)?.trim().parse()?;
     println!("{events:.0} events in the log, {wall:.1} s, {:.0} events/s", events / wall);
     println!("{cpu:.1} CPU s, {:.1} CPU µs per event, peak memory {} MiB", cpu / events * 1e6, peak / 1_024);
+    println!("{} MiB written to disk, {:.1} KiB per event", written >> 20, written as f64 / events / 1_024.0);
     Ok(())
 }
 
-/// A number of kB in `/proc/PID/status`.
+/// A number in a file of `/proc/PID`; in `status` it is in kB.
 fn field(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }

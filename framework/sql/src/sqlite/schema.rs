@@ -59,7 +59,7 @@ pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseErro
     check_owner(&conn, path)?;
     conn.execute_batch(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
-         PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 4000; PRAGMA journal_size_limit = 67108864;",
+         PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 16000; PRAGMA journal_size_limit = 67108864;",
     )
     .map_err(failed)?;
     read_back(&conn, path, "journal_mode", "wal")?;
