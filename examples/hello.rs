@@ -1,3 +1,5 @@
+//! One event, one handler, the embedded log.
+
 use aqueduct::prelude::*;
 
 #[derive(Serialize, Deserialize, Event)]
@@ -5,7 +7,8 @@ use aqueduct::prelude::*;
 struct Greeted(String);
 
 async fn on_greeted(Greeted(who): Greeted) -> Handled {
-    Ok(println!("hello, {who}"))
+    println!("hello, {who}");
+    Ok(())
 }
 
 #[tokio::main]

@@ -11,7 +11,8 @@ use std::{
 #[test]
 fn the_readme_shows_the_example_that_runs() {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let code = fs::read_to_string(here.join("hello.rs")).unwrap();
+    let file = fs::read_to_string(here.join("hello.rs")).unwrap();
+    let (_, code) = file.split_once("\n\n").unwrap();
     let readme = fs::read_to_string(here.join("../README.md")).unwrap();
     assert!(readme.contains(&format!("```rust\n{code}```")), "README.md does not show examples/hello.rs");
     assert!(code.lines().filter(|line| !line.is_empty()).count() <= 15);

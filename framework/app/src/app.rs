@@ -9,7 +9,7 @@ use aqueduct_core::{
 use aqueduct_runtime::{Bus, Drained, Subscriber, SubscriberError, Subscription, SubscriptionError};
 use axum::Router;
 use tokio::{net::TcpListener, task::JoinSet, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     config::Config,
@@ -203,7 +203,6 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     }
 
     /// The service's routes, with health, readiness and metrics; for [`http::serve`], alone or nested.
-    #[must_use]
     pub fn router(&self) -> Router {
         http::router(self.routes.clone(), self.status.clone(), self.bus.environment().clone())
     }
@@ -217,13 +216,17 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let router = self.router();
         let Self { bus, effects, subscribers, status, deadline, listener, .. } = self;
         let (stop, stop_relay) = (CancellationToken::new(), CancellationToken::new());
-        let relay = effects
-            .clone()
-            .map(|effects| tokio::spawn(lead(effects, bus.clone(), status.clone(), stop_relay.clone())));
+        // Who drops the run ends the relay and the server too.
+        let relay = effects.clone().map(|effects| {
+            let led = lead(effects, bus.clone(), status.clone(), stop_relay.clone());
+            AbortOnDropHandle::new(tokio::spawn(led))
+        });
         // It goes on answering while the app drains: its readiness then says so.
         let stop_http = CancellationToken::new();
-        let server = listener
-            .map(|listener| tokio::spawn(http::serve(listener, router, stop_http.clone().cancelled_owned())));
+        let server = listener.map(|listener| {
+            let served = http::serve(listener, router, stop_http.clone().cancelled_owned());
+            AbortOnDropHandle::new(tokio::spawn(served))
+        });
         let mut running = JoinSet::new();
         for subscriber in subscribers {
             running.spawn(subscriber.run(stop.clone(), deadline));

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -174,7 +175,7 @@ impl Config {
     /// The file cannot be read or is not TOML, a setting does not exist, or a value is not of its kind.
     pub fn load(
         path: Option<&Path>,
-        environment: impl IntoIterator<Item = (String, String)>,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<Self, ConfigError> {
         let mut table = Table::new();
         if let Some(path) = path {
@@ -186,8 +187,10 @@ impl Config {
             check(&table, "", &path.display().to_string())?;
         }
         for (name, value) in environment {
-            if let Some(setting) = name.strip_prefix("AQUEDUCT_") {
-                set(&mut table, &name, setting, value)?;
+            // What is not UTF-8 in the names or values of other programs does not concern us.
+            let name = name.to_string_lossy();
+            if name.starts_with("AQUEDUCT_") {
+                set(&mut table, &name, value)?;
             }
         }
         serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| ConfigError::Value {
@@ -247,7 +250,7 @@ fn variable(setting: &str) -> String {
     format!("AQUEDUCT_{}", setting.replace('.', "_").to_uppercase())
 }
 
-fn set(table: &mut Table, name: &str, _: &str, value: String) -> Result<(), ConfigError> {
+fn set(table: &mut Table, name: &str, value: OsString) -> Result<(), ConfigError> {
     let fixed = || SETTINGS.iter().filter(|setting| !setting.contains('*'));
     let Some(setting) = fixed().find(|setting| variable(setting) == name) else {
         let nearest = nearest(name, fixed().map(|setting| variable(setting)));
@@ -259,6 +262,10 @@ fn set(table: &mut Table, name: &str, _: &str, value: String) -> Result<(), Conf
     };
     let (section, field) = setting.split_once('.').unwrap_or((setting, ""));
     let section = table.entry(section).or_insert_with(|| Value::Table(Table::new()));
+    let value = value.into_string().map_err(|value| ConfigError::Value {
+        setting: name.to_owned(),
+        reason: format!("it is not UTF-8: {value:?}"),
+    })?;
     // Numbers are the only settings that are not text.
     let value = value.parse().map_or(Value::String(value), Value::Integer);
     if let Value::Table(section) = section {
@@ -274,7 +281,7 @@ mod tests {
     fn load(toml: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
         let file = tempfile::NamedTempFile::new().unwrap();
         fs::write(file.path(), toml).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
         Config::load(Some(file.path()), environment)
             .map_err(|error| error.to_string().replace(&file.path().display().to_string(), "FILE"))
     }

@@ -1,6 +1,10 @@
 //! Health, readiness and metrics beside a service's own routes.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use aqueduct_core::Environment;
 use axum::{
@@ -81,14 +85,28 @@ pub async fn serve(
 }
 
 async fn check_host(request: Request, next: Next) -> Response {
-    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let name = host.parse::<SocketAddr>().map_or_else(
-        |_| host.rsplit_once(':').map_or(host, |(name, _)| name).to_owned(),
-        |address| address.ip().to_string(),
-    );
-    if matches!(name.as_str(), "localhost" | "127.0.0.1" | "::1" | "[::1]") {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if host.is_some_and(is_loopback) {
         next.run(request).await
     } else {
         Problem::forbidden("this server listens on loopback: name it as localhost").into_response()
     }
+}
+
+/// Whether a `Host` is a name of loopback, with or without a port.
+fn is_loopback(host: &str) -> bool {
+    // An IPv6 address has colons of its own, and stands in brackets.
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, "0"),
+    };
+    let literal = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
+    let loopback = match literal {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok_and(|address| address.is_loopback()),
+        None => {
+            name.eq_ignore_ascii_case("localhost")
+                || name.parse::<Ipv4Addr>().is_ok_and(|address| address.is_loopback())
+        }
+    };
+    loopback && port.parse::<u16>().is_ok()
 }

@@ -26,7 +26,9 @@ pub fn init(logs: Logs) -> Result<(), TryInitError> {
     match logs.format {
         Format::Text => {
             let colours = io::stderr().is_terminal();
-            registry.with(fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(colours)).try_init()
+            registry
+                .with(fmt::layer().with_writer(io::stderr).with_target(false).with_ansi(colours))
+                .try_init()
         }
         Format::Json => registry.with(fmt::layer().json().with_writer(io::stderr)).try_init(),
     }

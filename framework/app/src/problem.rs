@@ -80,7 +80,6 @@ impl IntoResponse for Problem {
 }
 
 /// Makes every error of these routes a problem: those of handlers and extractors, unknown paths, wrong methods.
-#[must_use]
 pub fn with_problems(routes: Router) -> Router {
     routes.fallback(unknown).method_not_allowed_fallback(wrong_method).layer(from_fn(add_instance))
 }

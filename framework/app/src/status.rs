@@ -9,7 +9,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError, TopicName,
+    LogError, LogErrorKind, TopicName,
     effects::{Effects, EffectsError, OutboxStatus},
     log::{CommitLog, Offset},
 };
@@ -119,7 +119,10 @@ impl Status {
             let mut records = 0;
             for topic in &subscription.topics {
                 let topic = TopicName::new(topic)?;
-                let ends = self.0.log.end_offsets(&topic).await?;
+                let ends = self.end_offsets(&topic).await?;
+                if ends.is_empty() {
+                    continue;
+                }
                 let stored = self.0.log.settled_offsets(&subscription.name, &topic).await?;
                 for (number, end) in (0..).zip(ends) {
                     let id = aqueduct_core::log::PartitionId { topic: topic.clone(), partition: number };
@@ -167,10 +170,18 @@ impl Status {
         let mut sum = 0;
         for subscription in self.subscriptions() {
             for topic in &subscription.topics {
-                sum += self.0.log.end_offsets(&TopicName::new(topic)?).await?.iter().sum::<Offset>();
+                sum += self.end_offsets(&TopicName::new(topic)?).await?.iter().sum::<Offset>();
             }
         }
         Ok(sum)
+    }
+
+    /// Empty where the topic is not there yet: subscriptions make theirs when they start.
+    async fn end_offsets(&self, topic: &TopicName) -> Result<Vec<Offset>, LogError> {
+        match self.0.log.end_offsets(topic).await {
+            Err(error) if error.kind() == LogErrorKind::TopicMissing => Ok(Vec::new()),
+            ends => ends,
+        }
     }
 }
 
@@ -180,12 +191,16 @@ impl fmt::Debug for Status {
     }
 }
 
-/// Whether these apps, which may feed each other, have nothing left to do: no lag, empty outboxes, and no record
-/// came in between the first look and the last.
+/// Whether these apps, which may feed each other, have nothing left to do: all have joined, no lag, empty outboxes,
+/// and no record came in between the first look and the last.
 ///
 /// # Errors
 /// The log or a database does not answer.
 pub async fn caught_up(apps: &[Status]) -> Result<bool, aqueduct_core::BoxError> {
+    // Until a group is joined only the log can say how far it is, and it is the database that decides.
+    if apps.iter().flat_map(Status::subscriptions).any(|subscription| !subscription.joined) {
+        return Ok(false);
+    }
     let mut before = 0;
     for app in apps {
         before += app.ends().await?;

@@ -56,9 +56,9 @@ pub struct EventInfo {
     pub key: Option<&'static str>,
 }
 
-/// A fact that happened. Derive it:
+/// A fact that happened. Derive it (`aqueduct::Event`, with a test of this example there):
 ///
-/// ```ignore
+/// ```text
 /// #[derive(Serialize, Deserialize, Event)]
 /// #[event(name = "inventory.StockReserved", version = 2, topic = "inventory.stock", key = (store, sku), upcasts = V1)]
 /// ```

@@ -26,7 +26,7 @@ struct Options {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let config = Config::load(None, std::env::vars())?;
+    let config = Config::load(None, std::env::vars_os())?;
     logs::init(config.logs)?;
     let listener = TcpListener::bind(options.listen)
         .await

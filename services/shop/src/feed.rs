@@ -95,10 +95,10 @@ pub(crate) async fn run(
             break;
         }
         in_flight.push_back(bus.publish_all(batch));
-        if in_flight.len() >= IN_FLIGHT {
-            if let Some(oldest) = in_flight.pop_front() {
-                oldest.await?;
-            }
+        if in_flight.len() >= IN_FLIGHT
+            && let Some(oldest) = in_flight.pop_front()
+        {
+            oldest.await?;
         }
     }
     for rest in in_flight {

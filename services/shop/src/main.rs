@@ -22,7 +22,7 @@ use crate::options::Options;
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let config = Config::load(options.config.as_deref(), std::env::vars())?;
+    let config = Config::load(options.config.as_deref(), std::env::vars_os())?;
     logs::init(config.logs)?;
     shop::run(options, config).await
 }

@@ -1,4 +1,5 @@
 //! The runtime on the memory log: order, settling, failure, drain. Time is paused where it matters.
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by where it panics")]
 
 mod drain;
 mod failure;
