@@ -26,7 +26,8 @@ fn hello_greets_once_for_each_publish() {
     let hello = binary.parent().and_then(Path::parent).unwrap().join("examples/hello");
     let folder = tempfile::tempdir().unwrap();
     for run in 1..=2 {
-        let mut child = Command::new(&hello).current_dir(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child =
+            Command::new(&hello).current_dir(folder.path()).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next().unwrap().unwrap(), "hello, world", "run {run}");
         let interrupt = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();

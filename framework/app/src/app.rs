@@ -302,6 +302,10 @@ async fn lead(effects: Arc<dyn Effects>, bus: Bus, status: Status, stop: Cancell
             outbox: status.name().to_owned(),
             log: Arc::clone(bus.log()),
             environment: bus.environment().clone(),
+            report: Arc::new({
+                let status = status.clone();
+                move |trouble| status.relay(trouble)
+            }),
             stop: stopped,
         };
         let ended: Result<(), EffectsError> = effects.relay(relay).await;
@@ -309,6 +313,7 @@ async fn lead(effects: Arc<dyn Effects>, bus: Bus, status: Status, stop: Cancell
         tracing::error!(outbox = status.name(), %error, "the relay ended, trying again");
         status.relay(Some(error.to_string()));
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             () = tokio::time::sleep(RELAY_PAUSE) => status.relay(None),
         }

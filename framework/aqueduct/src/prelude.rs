@@ -1,7 +1,8 @@
 //! What a service imports.
 
 pub use aqueduct_core::{
-    Aggregate, BoxError, Delivery, Draft, Envelope, EventId, EventKey, Handled, RetryAfter, State, Terminal, Timestamp,
+    Aggregate, BoxError, Delivery, Draft, Envelope, EventId, EventKey, Handled, RetryAfter, State, Terminal,
+    Timestamp,
 };
 // A derive and the trait of its name come as one.
 pub use aqueduct_core::{Event, EventSet};

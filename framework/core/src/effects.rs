@@ -90,6 +90,9 @@ pub trait Effects: Send + Sync + fmt::Debug + 'static {
     fn outbox(&self) -> BoxFuture<'_, Result<OutboxStatus, EffectsError>>;
 }
 
+/// Takes what stands in a relay's way, for the status of its app.
+pub type Report = Arc<dyn Fn(Option<String>) + Send + Sync>;
+
 /// What a relay works with.
 pub struct Relay {
     /// The outbox's name: the service. It names the transactional id and the cursor's topic.
@@ -98,6 +101,8 @@ pub struct Relay {
     pub log: Arc<dyn CommitLog>,
     /// The clock and the random source.
     pub environment: Environment,
+    /// Told why the relay cannot go on now, and `None` once it goes on.
+    pub report: Report,
     /// Ready when the relay shall end.
     pub stop: BoxFuture<'static, ()>,
 }

@@ -37,6 +37,7 @@ impl EventId {
     /// The id of the `index`-th event that the subscription `scope` made of this one.
     #[must_use]
     pub fn derive(&self, source: &str, scope: &str, index: usize) -> Self {
+        let index = u64::try_from(index).unwrap_or(u64::MAX);
         Self::hash(&[b"derived", &self.mark(source), scope.as_bytes(), &index.to_le_bytes()])
     }
 
@@ -59,7 +60,7 @@ impl EventId {
     fn hash(parts: &[&[u8]]) -> Self {
         let mut hash = Sha256::new();
         for part in parts {
-            hash.update(part.len().to_le_bytes());
+            hash.update(u64::try_from(part.len()).unwrap_or(u64::MAX).to_le_bytes());
             hash.update(part);
         }
         let digest = hash.finalize();

@@ -89,9 +89,13 @@ pub struct Capabilities {
     pub durable: bool,
     /// A group can be shared by several processes.
     pub shared_groups: bool,
-    /// The largest record that the log takes, in bytes of key, value and headers.
+    /// The largest record that the log takes from a producer, in bytes of key, value and headers. A transaction may
+    /// exceed it by [`LETTER_BYTES`], so that the copy of a record fits with its reason.
     pub max_record_bytes: usize,
 }
+
+/// How much larger than a record its dead letter may be: 64 KiB.
+pub const LETTER_BYTES: usize = 64 * 1024;
 
 /// Stores records in topics.
 pub trait CommitLog: Send + Sync + fmt::Debug + 'static {

@@ -2,7 +2,7 @@
 
 use aqueduct_core::{
     LogError, LogErrorKind,
-    log::{Assignment, Outcomes, Position},
+    log::{Assignment, LETTER_BYTES, Outcomes, Position},
 };
 
 use crate::{
@@ -42,7 +42,7 @@ pub(crate) fn apply_append(
         } else {
             refused(
                 changes
-                    .check(record)
+                    .check(record, 0)
                     .map_err(Fault::Refused)
                     .and_then(|()| changes.place(record, spread))
                     .and_then(|(topic, number)| changes.append(record, &topic, number)),
@@ -71,7 +71,7 @@ pub(crate) fn apply_transaction(
     }
     let mut places = Vec::with_capacity(transaction.records.len());
     for record in &transaction.records {
-        changes.check(record)?;
+        changes.check(record, LETTER_BYTES)?;
         places.push(changes.place(record, spread)?);
     }
     let mut positions = Vec::with_capacity(transaction.records.len());

@@ -82,9 +82,9 @@ impl<'a> Changes<'a> {
         self.topics.values()
     }
 
-    /// Whether a record can be stored at all.
-    pub(crate) fn check(&self, record: &NewRecord) -> Result<(), LogError> {
-        let limit = self.shared.options.max_record_bytes;
+    /// Whether a record can be stored at all; `room` is what it may have above the limit.
+    pub(crate) fn check(&self, record: &NewRecord, room: usize) -> Result<(), LogError> {
+        let limit = self.shared.options.max_record_bytes + room;
         if record.size() > limit {
             return Err(LogError::new(
                 LogErrorKind::RecordTooLarge,

@@ -84,6 +84,10 @@ impl EmbeddedReader {
                     return Err(reading::out_of_range(&self.source.partition, seen, self.next, end));
                 }
                 Found::Nothing(end) => {
+                    if end == self.next {
+                        // Our own end was behind another process's; there is nothing yet.
+                        continue;
+                    }
                     // A hole up to the end: the position moves, and the caller learns of it.
                     self.warn_of_lost(end);
                     self.next = end;

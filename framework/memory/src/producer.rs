@@ -91,7 +91,7 @@ impl Producer for MemoryProducer {
             } else if let Some(kind) = faults::take(&mut state.plan.appends) {
                 Err(faults::error(kind, &record.topic))
             } else {
-                state.topics.append(record)
+                state.topics.append(record, 0)
             };
             if outcome.is_err()
                 && let Some(key) = key

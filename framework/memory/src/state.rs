@@ -8,7 +8,7 @@ use std::{
 use aqueduct_core::{
     LogError, LogErrorKind, NewRecord,
     group::MemberId,
-    log::{Position, Settlement},
+    log::{LETTER_BYTES, Position, Settlement},
 };
 use tokio::sync::watch;
 
@@ -80,7 +80,7 @@ impl State {
         settlements: Option<(&str, MemberId, Vec<Settlement>)>,
     ) -> Result<Vec<Position>, LogError> {
         for record in &records {
-            self.topics.check(record)?;
+            self.topics.check(record, LETTER_BYTES)?;
         }
         if let Some((group, member, settlements)) = &settlements {
             let state = self.group(group)?;
@@ -88,8 +88,10 @@ impl State {
                 state.check(group, *member, settlement, &self.topics)?;
             }
         }
-        let positions =
-            records.into_iter().map(|record| self.topics.append(record)).collect::<Result<_, _>>()?;
+        let positions = records
+            .into_iter()
+            .map(|record| self.topics.append(record, LETTER_BYTES))
+            .collect::<Result<_, _>>()?;
         if let Some((group, _, settlements)) = settlements {
             let (state, _) = self.group_mut(group)?;
             for settlement in settlements {

@@ -96,10 +96,10 @@ impl Topics {
             .ok_or_else(|| no_partition(id, count))
     }
 
-    /// What would keep a record from being appended; changes nothing.
-    pub(crate) fn check(&self, record: &NewRecord) -> Result<(), LogError> {
+    /// What would keep a record from being appended; changes nothing. `room` is what it may have above the limit.
+    pub(crate) fn check(&self, record: &NewRecord, room: usize) -> Result<(), LogError> {
         let size = record.size();
-        if size > MAX_RECORD_BYTES {
+        if size > MAX_RECORD_BYTES + room {
             let key = record.key.as_deref().unwrap_or(b"<none>").escape_ascii();
             return Err(LogError::new(
                 LogErrorKind::RecordTooLarge,
@@ -120,8 +120,8 @@ impl Topics {
     }
 
     /// Appends a record; a topic that is not there is made, as a broker does.
-    pub(crate) fn append(&mut self, record: NewRecord) -> Result<Position, LogError> {
-        self.check(&record)?;
+    pub(crate) fn append(&mut self, record: NewRecord, room: usize) -> Result<Position, LogError> {
+        self.check(&record, room)?;
         self.ensure(TopicSpec::new(record.topic.clone()))?;
         let topic = self.topics.get_mut(&record.topic).ok_or_else(|| topic_missing(&record.topic))?;
         let count = topic.partitions.len();

@@ -145,6 +145,12 @@ impl Bus {
 
     /// Size is checked before a place is taken, so that an oversized event holds nothing up.
     fn enter(&self, records: Vec<NewRecord>) -> Result<Admission, (usize, LogError)> {
+        self.check_sizes(&records)?;
+        Ok(self.gate.enter(records))
+    }
+
+    /// Names the first record that the log would not take.
+    pub(crate) fn check_sizes(&self, records: &[NewRecord]) -> Result<(), (usize, LogError)> {
         for (index, record) in records.iter().enumerate() {
             let (size, limit) = (record.size(), self.max_record_bytes);
             if size > limit {
@@ -156,7 +162,7 @@ impl Bus {
                 return Err((index, LogError::new(LogErrorKind::RecordTooLarge, message)));
             }
         }
-        Ok(self.gate.enter(records))
+        Ok(())
     }
 }
 
@@ -231,8 +237,15 @@ fn log_error(topic: &TopicName, key: Option<&[u8]>, source: LogError) -> Publish
     PublishError::Log { topic: topic.to_string(), key: shown_key(key), source }
 }
 
+/// Bytes of a key that an error quotes.
+const SHOWN: usize = 64;
+
 fn shown_key(key: Option<&[u8]>) -> String {
-    key.map_or_else(|| "none".to_owned(), |key| key.escape_ascii().to_string())
+    match key {
+        None => "none".to_owned(),
+        Some(key) if key.len() > SHOWN => format!("{}.. ({} bytes)", key[..SHOWN].escape_ascii(), key.len()),
+        Some(key) => key.escape_ascii().to_string(),
+    }
 }
 
 fn no_outcome() -> LogError {

@@ -178,7 +178,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
                 };
                 context.lease = transaction.lease();
                 let drafts = self.call(&**route, context, &envelope, &position).await?;
-                for record in self.consequences(drafts, &envelope) {
+                for record in self.consequences(drafts, &envelope)? {
                     transaction.stage(record);
                 }
                 self.commit(effects, claim, transaction, record.offset()).await
@@ -189,14 +189,14 @@ impl<S: Send + Sync + 'static> Shared<S> {
                     Ok(transaction) => transaction,
                     Err(attempted) => return Ok(attempted),
                 };
-                for record in self.consequences(drafts, &envelope) {
+                for record in self.consequences(drafts, &envelope)? {
                     transaction.stage(record);
                 }
                 self.commit(effects, claim, transaction, record.offset()).await
             }
             None => {
                 let drafts = self.call(&**route, context, &envelope, &position).await?;
-                let records = self.consequences(drafts, &envelope);
+                let records = self.consequences(drafts, &envelope)?;
                 if !records.is_empty() {
                     self.bus.publish_records(records).await.map_err(publish_failed)?;
                 }
@@ -239,13 +239,20 @@ impl<S: Send + Sync + 'static> Shared<S> {
     }
 
     /// The records of what a handler returned, under ids derived from the delivery.
-    fn consequences(&self, drafts: Vec<Draft>, cause: &Envelope) -> Vec<NewRecord> {
+    ///
+    /// A record that the log would not take is refused here, before it is staged: no attempt can succeed, and in the
+    /// outbox it would hold up all behind it.
+    fn consequences(&self, drafts: Vec<Draft>, cause: &Envelope) -> Result<Vec<NewRecord>, Attempted> {
         let scope = &self.subscription.name;
         let environment = self.bus.environment();
         let records = drafts.into_iter().enumerate().map(|(index, draft)| {
             draft.caused_by(cause, scope, index, environment).into_record(self.bus.source(), environment)
         });
-        records.collect()
+        let records: Vec<_> = records.collect();
+        match self.bus.check_sizes(&records) {
+            Ok(()) => Ok(records),
+            Err((_, error)) => Err(Attempted::Failed(aqueduct_core::Terminal::new(error).into())),
+        }
     }
 
     async fn begin(

@@ -115,7 +115,8 @@ impl<S: Send + Sync + 'static> Subscription<S> {
         self
     }
 
-    /// Takes records without a type, as plain producers write them, for this event.
+    /// Takes records without a type, as plain producers write them, for this event in this version: where they write
+    /// an older one, name that older type, and it is upcast.
     #[must_use]
     pub fn topic_default<E: Event>(mut self) -> Self {
         self.defaults.push(E::INFO);

@@ -56,7 +56,9 @@ pub(crate) async fn run(options: Options, config: Config) -> anyhow::Result<()> 
     let mut services = JoinSet::new();
     services.spawn(ending(stop.clone(), inventory.run(stop.clone().cancelled_owned())));
     services.spawn(ending(stop.clone(), recommendation.run(stop.clone().cancelled_owned())));
-    let server = tokio::spawn(serve(listener, routes, stop.clone().cancelled_owned()));
+    // It answers until the services have drained: their readiness says so.
+    let drained = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, routes, drained.clone().cancelled_owned()));
     let feed = feed::run(sales, bus.with_source("till"), options.speed, Arc::clone(&fed), stop.clone());
     let feed = tokio::spawn(ending_on_error(stop.clone(), feed));
     let shown = tokio::spawn(progress::show(Arc::clone(&fed), apps.clone()));
@@ -74,6 +76,7 @@ pub(crate) async fn run(options: Options, config: Config) -> anyhow::Result<()> 
         ended??;
     }
     let set_aside = feed.await??;
+    drained.cancel();
     server.await??;
     shown.abort();
     if fed.ended.load(Ordering::Acquire) && options.until_end {

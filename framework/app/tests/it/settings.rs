@@ -23,9 +23,8 @@ async fn a_concurrency_of_one_runs_one_handler_at_a_time() {
     let app = App::builder("pinger").log(&bus).state(gate.clone()).subscribe(pings());
     let app = app.config(config("[subscriptions.pings]\nconcurrency = 1")).build().unwrap();
     let running = Running::start(app).ready().await;
-    bus.publish_all((1..=20).map(|number| ping(&number.to_string(), number)).collect::<Vec<_>>())
-        .await
-        .unwrap();
+    let pings: Vec<_> = (1..=20).map(|number| ping(&number.to_string(), number)).collect();
+    bus.publish_all(&pings).await.unwrap();
     for ended in 1..=20 {
         until(async || gate.started() == ended).await;
         gate.open(1);
@@ -42,9 +41,8 @@ async fn a_window_of_two_lets_two_deliveries_be_open() {
     let app = App::builder("pinger").log(&bus).state(gate.clone()).subscribe(pings());
     let app = app.config(config("[subscriptions.pings]\nwindow = 2")).build().unwrap();
     let running = Running::start(app).ready().await;
-    bus.publish_all((1..=8).map(|number| ping(&number.to_string(), number)).collect::<Vec<_>>())
-        .await
-        .unwrap();
+    let pings: Vec<_> = (1..=8).map(|number| ping(&number.to_string(), number)).collect();
+    bus.publish_all(&pings).await.unwrap();
     for ended in 1..=8 {
         until(async || gate.started() == (ended + 1).min(8)).await;
         gate.open(1);

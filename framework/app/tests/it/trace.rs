@@ -1,7 +1,7 @@
 //! A trace goes on from a record, through the handler's log lines, to what the handler returned.
 
 use aqueduct_app::App;
-use aqueduct_core::{Draft, Event, Handled, cloudevents::Incoming, trace::TraceContext};
+use aqueduct_core::{Draft, EventSet, Handled, cloudevents::Incoming, trace::TraceContext};
 use aqueduct_runtime::Subscription;
 
 use crate::support::{Logs, Pinged, Ponged, Running, memory, ping, records};

@@ -161,6 +161,30 @@ async fn hostile_payloads_are_set_aside() {
     );
 }
 
+/// P6: the dead letter of the largest record fits into the log. Red when a transaction has no room for the reason.
+/// And an event that the log would not take is its handler's failure, at once.
+#[tokio::test(start_paused = true)]
+async fn large_records_and_too_large_consequences_are_dead_letters() {
+    async fn grow(event: Stepped) -> Handled<Echoed> {
+        Ok(Echoed { key: event.key.repeat(2), number: event.number })
+    }
+    let bench = Bench::new(1).await;
+    let large = Stepped { key: "a".repeat(500_000), number: 1 };
+    bench.bus.publish(&large).await.unwrap();
+    bench.bus.publish(&step("a", 1)).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(grow), ());
+    running.ended(2).await;
+    running.end().await;
+    let letters = bench.records("steps.steps.dead").await;
+    assert_eq!((letters.len(), bench.records("echoes").await.len()), (1, 1));
+    assert_eq!(header(&letters[0], "aqueduct_dead_attempts"), "1");
+    assert!(
+        header(&letters[0], "aqueduct_dead_reason")
+            .ends_with("is over the limit of 1048576 (max_record_bytes)")
+    );
+    assert!(letters[0].size() > 1_000_000);
+}
+
 /// P12: a plain record, without our headers, is of the topic's default type.
 #[tokio::test(start_paused = true)]
 async fn a_plain_record_is_of_the_default_type() {

@@ -34,7 +34,8 @@ impl LogCursor {
     }
 
     pub(super) fn is_of(&self, event: Option<&[u8]>) -> bool {
-        event.is_some_and(|event| hex(event) == self.event)
+        // Before the first row there is no event, and the cursor names none.
+        hex(event.unwrap_or_default()) == self.event
     }
 
     pub(super) fn is_under(&self, incarnation: Uuid) -> bool {

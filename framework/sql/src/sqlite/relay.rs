@@ -11,8 +11,8 @@ use std::{
 };
 
 use aqueduct_core::{
-    BoxError, BoxFuture, Environment, LogError, LogErrorKind, TopicName,
-    effects::{EffectsError, Relay},
+    BoxError, BoxFuture, Environment, LogError, LogErrorKind, NewRecord, TopicName,
+    effects::{EffectsError, Relay, Report},
     log::{CommitLog, TransactionalProducer},
     name,
 };
@@ -71,15 +71,23 @@ impl From<DatabaseError> for End {
 }
 
 pub(super) async fn run(inner: Arc<Inner>, relay: Relay) -> Result<(), EffectsError> {
-    let Relay { outbox, log, environment, mut stop } = relay;
+    let Relay { outbox, log, environment, report, mut stop } = relay;
     let failed = |error: BoxError| EffectsError::new(format!("relay of outbox {outbox}"), error);
     name::check("outbox", &outbox).map_err(|error| failed(error.into()))?;
     let Some((leased, lock)) = take(&inner, &outbox, &environment, &mut stop).await.map_err(failed)? else {
         return Ok(());
     };
     tracing::info!(%outbox, term = leased.term, cursor = leased.cursor, "the relay leads: exactly once, ordered by id");
-    let mut leader =
-        Leader { inner, outbox: outbox.clone(), log, environment, leased, lock, renewed: Instant::now() };
+    let mut leader = Leader {
+        inner,
+        outbox: outbox.clone(),
+        log,
+        environment,
+        report,
+        leased,
+        lock,
+        renewed: Instant::now(),
+    };
     let mut backoff = FIRST_BACKOFF;
     loop {
         let before = leader.leased.cursor;
@@ -95,6 +103,7 @@ pub(super) async fn run(inner: Arc<Inner>, relay: Relay) -> Result<(), EffectsEr
                     backoff = FIRST_BACKOFF;
                 }
                 tracing::warn!(%outbox, %error, retry_ms = backoff.as_millis(), "the relay cannot go on now");
+                (leader.report)(Some(error.to_string()));
             }
         }
         tokio::select! {
@@ -143,6 +152,7 @@ struct Leader {
     outbox: String,
     log: Arc<dyn CommitLog>,
     environment: Environment,
+    report: Report,
     leased: Leased,
     /// Held while this relay leads; none where a paused process still has it.
     lock: Option<File>,
@@ -169,22 +179,28 @@ impl Leader {
     async fn connect(&mut self) -> Result<(Box<dyn TransactionalProducer>, TopicName), End> {
         let topic = cursor::topic(&self.log, &self.outbox).await?;
         let id = format!("aqueduct.outbox.{}", self.outbox);
-        let producer = self.log.transactional_producer(&id).await?;
+        let mut producer = self.log.transactional_producer(&id).await?;
         self.renew().await?;
         let found = cursor::read(&self.log, &topic, &self.outbox).await?;
-        self.reconcile(found).await?;
+        if self.reconcile(found).await? {
+            // The log learns of the new incarnation now: the next look at it must not find the old one again.
+            let event = self.leased.event.clone().unwrap_or_default();
+            let mark = self.mark(&topic, self.leased.cursor, &event)?;
+            producer.commit(vec![mark], None).await?;
+        }
         Ok((producer, topic))
     }
 
-    /// Compares the two cursors. Without a fault the log's is the table's, or ahead of it by one batch.
-    async fn reconcile(&mut self, log: Option<LogCursor>) -> Result<(), End> {
+    /// Compares the two cursors. Without a fault the log's is the table's, or ahead of it by one batch. Whether a new
+    /// incarnation began.
+    async fn reconcile(&mut self, log: Option<LogCursor>) -> Result<bool, End> {
         let table = self.leased.cursor;
         let Some(log) = log else {
             if table > 0 {
                 self.fork((table, table), table, "the log holds no cursor: it is new, or lost its tail")
                     .await?;
             }
-            return Ok(());
+            return Ok(table > 0);
         };
         let event = if log.cursor == table {
             self.leased.event.clone()
@@ -195,14 +211,23 @@ impl Leader {
         let same = log.is_of(event.as_deref());
         if same && log.cursor >= table {
             self.advance(log.cursor, event).await?;
-            return Ok(());
+            return Ok(false);
         }
         if log.cursor < table && log.is_under(self.leased.incarnation) {
             let reason = "the log went back: rows after its cursor that were kept are published again";
-            return self.fork((log.cursor, table), log.cursor, reason).await;
+            self.fork((log.cursor, table), log.cursor, reason).await?;
+            return Ok(true);
         }
         let reason = "the database went back: what it stages from here is published at least once";
-        self.fork((table, log.cursor.max(table)), table, reason).await
+        self.fork((table, log.cursor.max(table)), table, reason).await?;
+        Ok(true)
+    }
+
+    /// The record that tells the log how far this incarnation has come.
+    fn mark(&self, topic: &TopicName, cursor: i64, event: &[u8]) -> Result<NewRecord, End> {
+        LogCursor::new(cursor, event, self.leased.incarnation)
+            .record(topic, &self.outbox, self.environment.now())
+            .map_err(|error| End::Failed(error.into()))
     }
 
     /// A new history, from `cursor` on.
@@ -256,13 +281,12 @@ impl Leader {
             };
             let (cursor, event) = (last.id, last.event_id.clone());
             uncleaned += batch.len();
-            let mark = LogCursor::new(cursor, &event, self.leased.incarnation)
-                .record(topic, &self.outbox, self.environment.now())
-                .map_err(|error| End::Failed(error.into()))?;
+            let mark = self.mark(topic, cursor, &event)?;
             let records = batch.drain(..).map(|staged| staged.record).chain([mark]).collect();
             let (committed, next) = tokio::join!(producer.commit(records, None), fetch(cursor));
             committed?;
             self.advance(cursor, Some(event)).await?;
+            (self.report)(None);
             if uncleaned > UNCLEANED && !self.clean().await? {
                 uncleaned = 0;
             }

@@ -161,6 +161,7 @@ fn start_named(db: &Database, log: &SpyLog, outbox: &str) -> Running {
         outbox: outbox.to_owned(),
         log: Arc::new(log.clone()),
         environment: Environment::new(SystemClock, Counting(1.into())),
+        report: Arc::new(|_| {}),
         stop: Box::pin(async move {
             let _ = stopped.await;
         }),

@@ -2,7 +2,7 @@
 
 use aqueduct_core::{
     LogErrorKind, NewRecord,
-    log::{Settlement, TransactionalProducer},
+    log::{LETTER_BYTES, Settlement, TransactionalProducer},
 };
 
 use super::tools::*;
@@ -15,13 +15,16 @@ async fn transactions(log: &Log, id: &str) -> Box<dyn TransactionalProducer> {
 pub async fn a_broken_transaction_writes_nothing(log: Log) {
     make_topic(&log, "t", 1).await;
     let mut producer = transactions(&log, "x").await;
-    let bad = NewRecord { value: Some(oversized(&log)), ..plain("t", "") };
-    let commit = producer.commit(vec![plain("t", "good"), bad], None);
+    let sized = |bytes: usize| NewRecord { value: Some(vec![b'x'; bytes].into()), ..plain("t", "") };
+    let limit = log.capabilities().max_record_bytes + LETTER_BYTES;
+    let commit = producer.commit(vec![plain("t", "good"), sized(limit + 1)], None);
     assert_kind(within("committing", commit).await, LogErrorKind::RecordTooLarge);
     // Nothing was in doubt, so the same producer goes on.
     let positions = within("committing", producer.commit(vec![plain("t", "next")], None)).await.unwrap();
     assert_eq!(positions.len(), 1);
     assert_holds(&log, "t", &["next"]).await;
+    // The dead letter of the largest record fits.
+    within("committing", producer.commit(vec![sized(limit)], None)).await.unwrap();
 }
 
 /// P5: a deposed relay can write nothing. Red when opening a producer does not end the older ones of its id.
@@ -90,7 +93,8 @@ pub async fn a_transaction_settles_what_it_wrote(log: Log) {
     assert_eq!(settled(&log, "g", "in").await, [Some(1)]);
 
     // A record that cannot be stored keeps the settlement back.
-    let bad = NewRecord { value: Some(oversized(&log)), ..plain("out", "") };
+    let bytes = log.capabilities().max_record_bytes + LETTER_BYTES + 1;
+    let bad = NewRecord { value: Some(vec![b'x'; bytes].into()), ..plain("out", "") };
     let settlements = (consumer.group_token(), vec![settlement(&assignment, 2)]);
     let commit = producer.commit(vec![bad], Some(settlements));
     assert_kind(within("committing", commit).await, LogErrorKind::RecordTooLarge);
