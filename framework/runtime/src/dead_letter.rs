@@ -1,7 +1,7 @@
 //! Dead letters: the record set aside for good, byte for byte, with its reason. Written in a transaction that also
 //! sends the settled offset under the current generation, so that an evicted member writes none.
 
-use std::{fmt::Display, sync::Arc};
+use std::{collections::BTreeSet, fmt::Display, sync::Arc};
 
 use aqueduct_core::{
     Environment, LogError, LogErrorKind, NewRecord, Record, TopicName,
@@ -31,7 +31,14 @@ pub(crate) struct DeadLetters {
     environment: Environment,
     /// Opened at the first dead letter. Another member of the group fences it; then it is opened again, since what
     /// keeps an evicted member from writing is its generation.
-    producer: Mutex<Option<Box<dyn TransactionalProducer>>>,
+    writer: Mutex<Writer>,
+}
+
+#[derive(Debug, Default)]
+struct Writer {
+    producer: Option<Box<dyn TransactionalProducer>>,
+    /// Dead-letter topics that exist, with as many partitions as their source.
+    ensured: BTreeSet<TopicName>,
 }
 
 impl DeadLetters {
@@ -41,7 +48,7 @@ impl DeadLetters {
         consumer: Arc<dyn Consumer>,
         environment: Environment,
     ) -> Self {
-        Self { group: group.to_owned(), log, consumer, environment, producer: Mutex::default() }
+        Self { group: group.to_owned(), log, consumer, environment, writer: Mutex::default() }
     }
 
     /// Stores a copy of `record`. `StaleGeneration`: the partition has a newer owner, nothing was written.
@@ -53,15 +60,19 @@ impl DeadLetters {
         settlement: Settlement,
     ) -> Result<(), LogError> {
         let letter = self.letter(record, reason, attempts)?;
-        let mut producer = self.producer.lock().await;
+        let mut writer = self.writer.lock().await;
+        let Writer { producer, ensured } = &mut *writer;
+        if !ensured.contains(&letter.topic) {
+            let mut spec = TopicSpec::new(letter.topic.clone());
+            spec.partitions =
+                self.log.describe_topic(record.topic()).await?.and_then(|info| info.spec.partitions);
+            self.log.ensure_topic(spec).await?;
+            ensured.insert(letter.topic.clone());
+        }
         loop {
             let open = match producer.as_mut() {
                 Some(open) => open,
                 None => {
-                    let mut spec = TopicSpec::new(letter.topic.clone());
-                    spec.partitions =
-                        self.log.describe_topic(record.topic()).await?.and_then(|info| info.spec.partitions);
-                    self.log.ensure_topic(spec).await?;
                     let id = format!("aqueduct.dead.{}", self.group);
                     producer.insert(self.log.transactional_producer(&id).await?)
                 }

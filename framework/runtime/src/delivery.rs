@@ -3,7 +3,14 @@
 //! A kill at any point leaves the delivery open: above the settled offset, and unmarked unless its transaction
 //! committed. It is then delivered again, and a committed one is recognised by its mark.
 
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
 
 use aqueduct_core::{
     DecodeError, Draft, Envelope, HandlerError, LogErrorKind, NewRecord, Record,
@@ -37,11 +44,15 @@ pub(crate) struct Shared<S> {
 }
 
 /// The assignment that a delivery belongs to.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Assigned {
     pub(crate) partition: PartitionId,
     pub(crate) generation: i64,
     pub(crate) claim: Option<Claim>,
+    /// Set once the partition drains or stops: what has not begun then does not begin.
+    pub(crate) draining: AtomicBool,
+    /// Deliveries that have begun and not ended.
+    pub(crate) begun: AtomicUsize,
 }
 
 /// How a delivery came to an end.
@@ -49,6 +60,8 @@ pub(crate) struct Assigned {
 pub(crate) enum End {
     /// Handled, or its dead letter was acknowledged.
     Ended,
+    /// The partition drains, and this delivery had not begun.
+    NotBegun,
     /// The partition has a newer owner.
     Fenced,
     /// The partition must stop, for this reason; the delivery has not ended.
@@ -75,14 +88,18 @@ impl<S: Send + Sync + 'static> Shared<S> {
         record: Record,
         settled: &(dyn Fn() -> Offset + Send + Sync),
     ) -> End {
+        let Ok(mut permit) = self.permits.acquire().await else { return End::NotBegun };
+        if assigned.draining.load(Ordering::Acquire) {
+            return End::NotBegun;
+        }
+        // Counted until it ends, or until a drain gives it up.
+        assigned.begun.fetch_add(1, Ordering::AcqRel);
         let mut attempts = 0;
         let mut outages = 0;
         loop {
-            let Ok(permit) = self.permits.acquire().await else {
-                return End::Stop("the subscription has ended".to_owned());
-            };
             let attempt =
                 AssertUnwindSafe(self.attempt(assigned, &record, attempts + 1)).catch_unwind().await;
+            // While it waits, others of this subscription use its place.
             drop(permit);
             let random = self.bus.environment().random_u64();
             let (reason, delay) = match attempt.unwrap_or_else(|panic| Attempted::Failed(panicked(&*panic))) {
@@ -102,6 +119,10 @@ impl<S: Send + Sync + 'static> Shared<S> {
                     tracing::warn!(subscription = self.subscription.name, position = ?record, reason, ?delay, "waiting for an outage to end");
                     self.board.partition(&assigned.partition, |partition| partition.waiting = Some(reason));
                     tokio::time::sleep(delay).await;
+                    permit = match self.permits.acquire().await {
+                        Ok(permit) => permit,
+                        Err(_) => return End::NotBegun,
+                    };
                     continue;
                 }
                 Attempted::Failed(error) => {
@@ -119,6 +140,10 @@ impl<S: Send + Sync + 'static> Shared<S> {
                     tracing::warn!(subscription = self.subscription.name, position = ?record, attempts, reason, ?delay, "an attempt failed");
                     self.board.lock().retried += 1;
                     tokio::time::sleep(delay).await;
+                    permit = match self.permits.acquire().await {
+                        Ok(permit) => permit,
+                        Err(_) => return End::NotBegun,
+                    };
                 }
                 _ => return self.fail(assigned, &record, &reason, attempts, settled).await,
             }
@@ -262,7 +287,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         envelope: &Envelope,
         offset: Offset,
     ) -> Result<Result<Box<dyn Transaction>, Attempted>, Attempted> {
-        let mark = envelope.id.mark(&envelope.source);
+        let mark = envelope.id.mark(&envelope.source).to_vec();
         match effects.begin(claim, offset, Some(mark)).await {
             Ok(Begin::New(transaction)) => Ok(Ok(transaction)),
             Ok(Begin::Ended) => Ok(Err(Attempted::Ended)),
@@ -387,6 +412,3 @@ fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     HandlerError::from(format!("the handler panicked: {}", text.unwrap_or("no message")))
 }
-
-/// The longest that a settle waits after a failure.
-pub(crate) const SETTLE_INTERVAL: Duration = Duration::from_millis(250);

@@ -49,6 +49,8 @@ struct Ticket {
     outcomes: Option<Outcomes>,
     waker: Option<Waker>,
     holds: Vec<Ordered>,
+    /// Nobody waits any more: a failure has been seen as far as it will be.
+    abandoned: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -152,7 +154,8 @@ impl Gate {
             }
         }
         drop(state);
-        finish(ticket, outcomes, failed);
+        let unseen = finish(ticket, outcomes, failed);
+        self.release(&unseen);
         for entry in refused {
             finish(&entry.ticket, entry.records.iter().map(|record| Err(held(record))).collect(), Vec::new());
         }
@@ -174,8 +177,12 @@ impl Gate {
     }
 }
 
-fn finish(ticket: &Mutex<Ticket>, outcomes: Outcomes, holds: Vec<Ordered>) {
+/// Tells the caller; where there is none any more, gives back what would have been held for it.
+fn finish(ticket: &Mutex<Ticket>, outcomes: Outcomes, holds: Vec<Ordered>) -> Vec<Ordered> {
     let mut ticket = lock(ticket);
+    if ticket.abandoned {
+        return holds;
+    }
     ticket.outcomes = Some(outcomes);
     ticket.holds = holds;
     let waker = ticket.waker.take();
@@ -183,6 +190,7 @@ fn finish(ticket: &Mutex<Ticket>, outcomes: Outcomes, holds: Vec<Ordered>) {
     if let Some(waker) = waker {
         waker.wake();
     }
+    Vec::new()
 }
 
 /// Resolves when the log has answered. Dropping it changes nothing: the place is taken, the events go their way.
@@ -215,7 +223,10 @@ impl Future for Admission {
 impl Drop for Admission {
     fn drop(&mut self) {
         // A caller that looks away has seen all that it wants to see.
-        let holds = std::mem::take(&mut lock(&self.ticket).holds);
+        let mut ticket = lock(&self.ticket);
+        ticket.abandoned = true;
+        let holds = std::mem::take(&mut ticket.holds);
+        drop(ticket);
         self.gate.release(&holds);
     }
 }

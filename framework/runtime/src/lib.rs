@@ -4,6 +4,7 @@
 //! - [`subscription`]: [`Subscription`], what a service declares; its guarantee line
 //! - [`policy`]: [`Retry`] and [`OnFailure`]
 //! - `subscriber`: one task per subscription, which owns the consumer: assignments, settling, drain
+//! - `settler`: stores settled offsets
 //! - `partition`: one task per partition: window, lanes by key, the ring of ended deliveries
 //! - `delivery`: the attempts at one record, its transaction, its dead letter
 //! - [`status`]: what a subscription says of itself
@@ -15,6 +16,7 @@ mod gate;
 mod partition;
 pub mod policy;
 mod ring;
+mod settler;
 pub mod status;
 mod subscriber;
 pub mod subscription;

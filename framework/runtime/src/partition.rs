@@ -110,12 +110,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
                         Wish::Lost => return Closed::Fenced,
                         Wish::Drain(deadline) => {
                             drop(feeder);
-                            return self.drain(deadline, wish).await;
+                            return self.drain(Some(deadline), wish, None).await;
                         }
                     }
                 }
                 Some(finished) = self.running.next(), if !self.running.is_empty() => match self.finish(finished) {
-                    None => {}
+                    None | Some(End::NotBegun) => {}
                     Some(End::Stop(reason)) => break reason,
                     Some(_) => return Closed::Fenced,
                 },
@@ -127,43 +127,52 @@ impl<S: Send + Sync + 'static> Partition<S> {
             }
         };
         drop(feeder);
-        self.pending = None;
-        self.lanes.clear();
-        // Other keys that run may end; nothing new starts.
-        let rest = async {
-            while let Some(finished) = self.running.next().await {
-                self.ring_end(&finished);
-            }
-        };
-        tokio::select! {
-            biased;
-            () = lost(wish) => Closed::Fenced,
-            () = rest => Closed::Stopped(stopped),
-        }
+        // Said now: other keys may take long to end, or for ever.
+        self.shared
+            .board
+            .partition(&self.assigned.partition, |status| status.stopped = Some(stopped.clone()));
+        self.drain(None, wish, Some(stopped)).await
     }
 
-    async fn drain(mut self, deadline: Duration, wish: watch::Receiver<Wish>) -> Closed {
+    /// Begins nothing more, and waits for what has begun: until `deadline`, or until the subscriber sets one.
+    async fn drain(
+        mut self,
+        deadline: Option<Duration>,
+        mut wish: watch::Receiver<Wish>,
+        stopped: Option<String>,
+    ) -> Closed {
+        self.assigned.draining.store(true, Ordering::Release);
         self.pending = None;
         for queue in self.lanes.values_mut() {
             queue.clear();
         }
-        let rest = async {
-            while let Some(finished) = self.running.next().await {
-                match &finished.end {
-                    End::Ended => self.ring_end(&finished),
-                    End::Fenced => return Some(Closed::Fenced),
-                    End::Stop(reason) => tracing::warn!(reason, "stopped while draining"),
+        let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));
+        tokio::pin!(timer);
+        while !self.running.is_empty() {
+            tokio::select! {
+                biased;
+                changed = wish.changed() => {
+                    let wished = if changed.is_ok() { *wish.borrow_and_update() } else { Wish::Lost };
+                    match wished {
+                        Wish::Run => {}
+                        Wish::Lost => return Closed::Fenced,
+                        Wish::Drain(deadline) => timer.as_mut().reset(tokio::time::Instant::now() + deadline),
+                    }
                 }
+                Some(finished) = self.running.next() => match &finished.end {
+                    End::Ended => self.ring_end(&finished),
+                    End::NotBegun => {}
+                    End::Fenced => return Closed::Fenced,
+                    End::Stop(reason) => tracing::warn!(reason, "stopped while draining"),
+                },
+                () = &mut timer => break,
             }
-            None
-        };
-        let fenced = tokio::select! {
-            biased;
-            () = lost(wish) => Some(Closed::Fenced),
-            closed = rest => closed,
-            () = tokio::time::sleep(deadline) => None,
-        };
-        fenced.unwrap_or(Closed::Drained { unfinished: self.running.len() })
+        }
+        match stopped {
+            Some(reason) => Closed::Stopped(reason),
+            // Those that wait for a place have not begun; they are not in flight.
+            None => Closed::Drained { unfinished: self.assigned.begun.load(Ordering::Acquire) },
+        }
     }
 
     /// Takes what the window has room for.
@@ -215,6 +224,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let settled = Arc::clone(&self.settled);
         let delivery = async move {
             let end = shared.deliver(&assigned, record, &|| settled.load(Ordering::Acquire)).await;
+            if !matches!(end, End::NotBegun) {
+                assigned.begun.fetch_sub(1, Ordering::AcqRel);
+            }
             Finished { lane, sequence, end }
         };
         self.running.push(delivery.boxed());
@@ -282,12 +294,6 @@ impl<S: Send + Sync + 'static> Partition<S> {
             "one key fills the window: other keys of the partition wait"
         );
     }
-}
-
-/// Resolves when the partition is lost.
-async fn lost(mut wish: watch::Receiver<Wish>) {
-    // An error means that the subscriber is gone: as good as lost.
-    let _ = wish.wait_for(|wish| *wish == Wish::Lost).await;
 }
 
 /// What a reader gave, and where it stood afterwards.

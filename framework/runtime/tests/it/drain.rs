@@ -121,3 +121,71 @@ async fn a_refused_settle_is_tried_again() {
     assert_eq!(bench.settled().await, 1);
     running.end().await;
 }
+
+/// P9: stop taking. Red when a delivery that waits for its place begins while the partition drains.
+#[tokio::test(start_paused = true)]
+async fn what_has_not_begun_does_not_begin_while_draining() {
+    let bench = Bench::new(1).await;
+    let turnstile = Turnstile::new();
+    bench.bus.publish_all(&["a", "b", "c"].map(|key| step(key, 1))).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(pass).concurrency(1), turnstile.clone());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    running.stop.cancel();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    turnstile.0.add_permits(10);
+    assert_eq!(running.end().await.unfinished, 0);
+    assert_eq!((turnstile.1.all().len(), bench.settled().await), (1, 1));
+}
+
+/// P9, P10. Red when a partition that stops waits for its other keys without hearing of a drain, or says that it
+/// stopped only after them.
+#[tokio::test(start_paused = true)]
+async fn a_stopped_partition_says_so_at_once_and_drains() {
+    async fn handle(event: Stepped) -> Handled {
+        match event.key.as_str() {
+            "hangs" => std::future::pending().await,
+            _ => Err(aqueduct_core::Terminal::new("no").into()),
+        }
+    }
+    let bench = Bench::new(1).await;
+    bench.bus.publish_all(&["hangs", "fails"].map(|key| step(key, 1))).await.unwrap();
+    let subscription = Subscription::builder("steps").on(handle).then(aqueduct_runtime::OnFailure::Stop);
+    let running = bench.run(subscription, ());
+    until(|| running.status().partitions.values().any(|partition| partition.stopped.is_some())).await;
+    assert!(!running.status().ready());
+    tokio::time::timeout(Duration::from_secs(6), running.end()).await.unwrap();
+    assert_eq!(bench.settled().await, 0);
+}
+
+/// P10: without partitions a member is ready too. Red when only an assignment counts as having joined.
+#[tokio::test(start_paused = true)]
+async fn a_member_without_partitions_is_ready() {
+    let bench = Bench::new(1).await;
+    let members = [(); 2].map(|()| bench.run(Subscription::builder("steps").on(pass), Turnstile::new()));
+    until(|| members.iter().all(|member| member.status().ready())).await;
+    let held: usize = members.iter().map(|member| member.status().partitions.len()).sum();
+    assert_eq!(held, 1);
+    for member in members {
+        member.end().await;
+    }
+}
+
+/// P3. Red when a start at the end is not kept before the first delivery: a kill then chooses a later one.
+#[tokio::test(start_paused = true)]
+async fn where_a_new_group_starts_is_kept_before_its_first_delivery() {
+    let bench = Bench::new(1).await;
+    bench.bus.publish(&step("old", 1)).await.unwrap();
+    let turnstile = Turnstile::new();
+    let latest = || Subscription::builder("steps").on(pass).start(aqueduct_core::log::Start::Latest);
+    let first = bench.run(latest(), turnstile.clone());
+    until(|| first.status().partitions.len() == 1).await;
+    bench.bus.publish(&step("new", 1)).await.unwrap();
+    // The process dies with the delivery in flight.
+    first.task.abort();
+    bench.log.faults().lose("steps").unwrap();
+    turnstile.0.add_permits(10);
+    let second = bench.run(latest(), turnstile.clone());
+    second.ended(1).await;
+    second.end().await;
+    assert_eq!(turnstile.1.all(), [("new".to_owned(), 1)]);
+}

@@ -45,6 +45,19 @@ async fn what_was_published_behind_a_failed_event_of_its_key_is_held() {
     assert_eq!(bench.records("steps").await.len(), 2);
 }
 
+/// P2. Red when a failure whose caller went away holds its key for ever.
+#[tokio::test]
+async fn a_failure_that_nobody_waits_for_holds_nothing() {
+    let bench = Bench::new(1).await;
+    bench.log.faults().hold_receipts();
+    bench.log.faults().fail_next_appends(1, LogErrorKind::Storage);
+    drop(bench.bus.publish(&step("a", 1)));
+    let other = bench.bus.publish(&step("b", 1));
+    bench.log.faults().release_receipts();
+    other.await.unwrap();
+    bench.bus.publish(&step("a", 1)).await.unwrap();
+}
+
 /// R1. Red when `Gate::pump` admits without looking at the count.
 #[tokio::test]
 async fn no_more_is_in_flight_than_the_log_is_sized_for_and_order_holds() {

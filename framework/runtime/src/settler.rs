@@ -1,0 +1,73 @@
+//! Stores settled offsets: in the database first, where they decide, then in the log, where lag tools read them.
+
+use std::sync::Arc;
+
+use aqueduct_core::{
+    LogErrorKind,
+    effects::{Claim, Effects},
+    log::{Consumer, Offset, PartitionId, Settlement},
+};
+
+/// A settled offset that has moved.
+#[derive(Debug, Clone)]
+pub(crate) struct Due {
+    pub(crate) partition: PartitionId,
+    pub(crate) generation: i64,
+    pub(crate) claim: Option<Claim>,
+    pub(crate) offset: Offset,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stored {
+    Yes,
+    /// Not now; the next round tries again.
+    NotNow,
+    /// The partition has a newer owner.
+    Fenced,
+}
+
+/// One round. It may be dropped at any point: storing an offset twice changes nothing.
+pub(crate) async fn store(
+    effects: Option<Arc<dyn Effects>>,
+    consumer: Arc<dyn Consumer>,
+    round: Vec<Due>,
+) -> Vec<(Due, Stored)> {
+    let mut done = Vec::with_capacity(round.len());
+    let mut raised = Vec::with_capacity(round.len());
+    for due in round {
+        match effects.as_ref().zip(due.claim) {
+            None => raised.push(due),
+            Some((effects, claim)) => match effects.raise(claim, due.offset).await {
+                Ok(true) => raised.push(due),
+                Ok(false) => done.push((due, Stored::Fenced)),
+                Err(error) => {
+                    tracing::warn!(partition = %due.partition, %error, "cannot store the settled offset, trying again");
+                    done.push((due, Stored::NotNow));
+                }
+            },
+        }
+    }
+    if raised.is_empty() {
+        return done;
+    }
+    let settlements = raised.iter().map(|due| Settlement {
+        partition: due.partition.clone(),
+        generation: due.generation,
+        offset: due.offset,
+        metadata: String::new(),
+    });
+    let results = consumer.settle(settlements.collect()).await;
+    for (due, result) in raised.into_iter().zip(results) {
+        let stored = match result {
+            Ok(()) => Stored::Yes,
+            Err(error) if error.kind() == LogErrorKind::StaleGeneration => Stored::Fenced,
+            Err(error) => {
+                tracing::warn!(partition = %due.partition, %error, "cannot settle, trying again");
+                Stored::NotNow
+            }
+        };
+        done.push((due, stored));
+    }
+    done
+}
