@@ -1,6 +1,6 @@
 //! The app: what a service is made of, started and drained as one.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use aqueduct_core::{
     BoxFuture,
@@ -39,6 +39,14 @@ pub enum AppError {
         name: String,
         /// The names that it has.
         known: String,
+    },
+    /// Two subscriptions are one consumer group: each would get what the other handles.
+    #[error("app {app} has two subscriptions named {name}: put their handlers into one")]
+    SameName {
+        /// The app.
+        app: String,
+        /// The name.
+        name: String,
     },
     /// A subscription gave up.
     #[error(transparent)]
@@ -124,6 +132,10 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
         {
             let known = self.subscriptions.iter().map(Subscription::name).collect::<Vec<_>>().join(", ");
             return Err(AppError::UnknownSubscription { app: self.name, name: name.clone(), known });
+        }
+        let mut names = BTreeSet::new();
+        if let Some(twice) = self.subscriptions.iter().find(|each| !names.insert(each.name().to_owned())) {
+            return Err(AppError::SameName { app: self.name, name: twice.name().to_owned() });
         }
         let mut subscribers = Vec::new();
         for mut subscription in self.subscriptions {

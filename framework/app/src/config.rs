@@ -195,7 +195,7 @@ impl Config {
         }
         serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| ConfigError::Value {
             setting: error.path().to_string(),
-            reason: error.inner().to_string().trim_end().to_owned(),
+            reason: error.inner().message().trim_end().to_owned(),
         })
     }
 }

@@ -203,6 +203,10 @@ pub async fn caught_up(apps: &[Status]) -> Result<bool, aqueduct_core::BoxError>
     }
     let mut before = 0;
     for app in apps {
+        // Before it has joined, a subscription's settled offsets may be older than what its database knows.
+        if app.subscriptions().iter().any(|subscription| !subscription.joined) {
+            return Ok(false);
+        }
         before += app.ends().await?;
     }
     // A record is settled after what it caused was staged, so lag comes before outboxes.

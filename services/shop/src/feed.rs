@@ -1,10 +1,10 @@
 //! The till feed: publishes the sales in their order, from where the log ends.
 //!
-//! A kill between two publishes leaves a prefix of each partition in the log, since the log keeps the order of a
-//! publisher. So the feed reads the last basket of each partition and passes over all that are not after it.
+//! A kill between two publishes leaves some baskets in the log and others not; the feed reads which are there, and
+//! passes over them.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashSet, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -12,12 +12,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::bail;
 use aqueduct::{
-    Bus, Draft, Event, EventId, EventSet, Key, Record, TopicName,
+    Bus, Draft, Event, EventId, EventSet, Record, TopicName,
     core::{
         cloudevents::Incoming,
-        key::partition_of,
         log::{PartitionId, Start, TopicSpec},
     },
 };
@@ -36,6 +35,8 @@ use crate::{
 /// Baskets in one publish at most, and publishes in flight at most.
 const BATCH: usize = 500;
 const IN_FLIGHT: usize = 8;
+/// Records asked of the log at once.
+const READ: usize = 1_000;
 
 /// What the feed has done so far; shared with the progress line.
 #[derive(Debug, Default)]
@@ -48,9 +49,6 @@ pub(crate) struct Fed {
     pub(crate) ended: AtomicBool,
 }
 
-/// Where each partition ends: time and number of its last basket.
-type Ends = Vec<Option<(i64, BasketId)>>;
-
 /// Publishes until the sales end or `stop`; what was set aside is whole only at the end.
 pub(crate) async fn run(
     mut sales: Sales,
@@ -59,7 +57,7 @@ pub(crate) async fn run(
     fed: Arc<Fed>,
     stop: CancellationToken,
 ) -> anyhow::Result<SetAside> {
-    let ends = ends(&bus).await?;
+    let stored = stored(&bus).await?;
     let mut in_flight = VecDeque::new();
     let mut pace = None;
     let mut next = sales.next_basket()?;
@@ -73,7 +71,7 @@ pub(crate) async fn run(
                 break;
             }
             fed.baskets.fetch_add(1, Ordering::Relaxed);
-            if !stored(&ends, &basket) {
+            if !stored.contains(&basket.basket) {
                 batch.push(draft(&basket)?);
             }
             next = sales.next_basket()?;
@@ -120,32 +118,23 @@ fn draft(basket: &BasketCheckedOut) -> anyhow::Result<Draft> {
     Ok(draft.id(EventId::of_name("till", &basket.basket.to_string())).time(basket.at))
 }
 
-fn stored(ends: &Ends, basket: &BasketCheckedOut) -> bool {
-    let partitions = i32::try_from(ends.len()).unwrap_or(i32::MAX);
-    let partition = partition_of(Key::of(&basket.store).as_bytes(), partitions);
-    let end = usize::try_from(partition).ok().and_then(|index| ends.get(index).copied().flatten());
-    end.is_some_and(|end| (basket.at.as_micros(), basket.basket) <= end)
-}
-
-/// Reads the last basket of each partition.
-async fn ends(bus: &Bus) -> anyhow::Result<Ends> {
+/// The baskets that the log holds. All are looked at: after a publish that failed, what was in flight behind it may be
+/// there without it.
+async fn stored(bus: &Bus) -> anyhow::Result<HashSet<BasketId>> {
     let topic = TopicName::new(BasketCheckedOut::INFO.topic)?;
     bus.log().ensure_topic(TopicSpec::new(topic.clone())).await?;
-    let mut ends = Vec::new();
+    let mut stored = HashSet::new();
     for (partition, end) in (0..).zip(bus.log().end_offsets(&topic).await?) {
-        if end == 0 {
-            ends.push(None);
-            continue;
-        }
         let id = PartitionId { topic: topic.clone(), partition };
-        let mut reader = bus.log().cursor(&id, Start::Offset(end - 1)).await?;
-        let batch = reader.read(1).await?;
-        let record = Record::new(batch, 0).with_context(|| format!("{id} has no record at its end"))?;
-        let incoming = Incoming::read(&record, None)?;
-        let (name, version) = incoming.event_type();
-        let Some(payload) = incoming.payload else { bail!("{record:?} has no value") };
-        let basket = BasketCheckedOut::read(name, version, payload)?;
-        ends.push(Some((basket.at.as_micros(), basket.basket)));
+        let mut reader = bus.log().cursor(&id, Start::Earliest).await?;
+        while reader.position() < end {
+            for record in Record::all(&reader.read(READ).await?) {
+                let incoming = Incoming::read(&record, None)?;
+                let (name, version) = incoming.event_type();
+                let Some(payload) = incoming.payload else { bail!("{record:?} has no value") };
+                stored.insert(BasketCheckedOut::read(name, version, payload)?.basket);
+            }
+        }
     }
-    Ok(ends)
+    Ok(stored)
 }

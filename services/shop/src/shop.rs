@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use aqueduct::{Config, Status, caught_up, serve, shutdown_signal};
 use axum::Router;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -62,13 +62,14 @@ pub(crate) async fn run(options: Options, config: Config) -> anyhow::Result<()> 
     let feed = feed::run(sales, bus.with_source("till"), options.speed, Arc::clone(&fed), stop.clone());
     let feed = tokio::spawn(ending_on_error(stop.clone(), feed));
     let shown = tokio::spawn(progress::show(Arc::clone(&fed), apps.clone()));
+    let mut failed = None;
     tokio::select! {
         biased;
         () = stop.cancelled() => {}
         () = shutdown_signal() => stop.cancel(),
         end = at_end(&fed, &apps), if options.until_end => {
             stop.cancel();
-            end?;
+            failed = end.err();
         }
     }
 
@@ -79,6 +80,9 @@ pub(crate) async fn run(options: Options, config: Config) -> anyhow::Result<()> 
     drained.cancel();
     server.await??;
     shown.abort();
+    if let Some(error) = failed {
+        return Err(error);
+    }
     if fed.ended.load(Ordering::Acquire) && options.until_end {
         let baskets = fed.baskets.load(Ordering::Relaxed);
         let databases = (&inventory_database, &recommendation_database);
@@ -99,6 +103,15 @@ async fn at_end(fed: &Fed, apps: &[Status]) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(50));
     loop {
         tick.tick().await;
+        for app in apps {
+            for subscription in app.subscriptions() {
+                for (id, partition) in subscription.partitions {
+                    if let Some(reason) = partition.stopped {
+                        bail!("{}: {id} stopped: {reason}", subscription.name);
+                    }
+                }
+            }
+        }
         if fed.ended.load(Ordering::Acquire) && caught_up(apps).await.map_err(anyhow::Error::from_boxed)? {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aqueduct_app::{App, AppBuilder, Config};
-use aqueduct_runtime::Bus;
+use aqueduct_runtime::{Bus, OnFailure};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -87,4 +87,40 @@ async fn a_run_that_is_dropped_leaves_nothing_behind() {
         () = until(async || status.readiness().ready) => {}
     }
     until(async || ask(address, "/health/live").await.is_none()).await;
+}
+
+/// A partition that has stopped holds the app up no longer than one that runs: another key's handler may hang.
+#[tokio::test(start_paused = true)]
+async fn a_stopped_partition_with_a_handler_that_hangs_drains_within_the_deadline() {
+    let (bus, gate) = (memory(1).await, Gate::shut());
+    let app = App::builder("pinger").log(&bus).state(gate.clone()).subscribe(pings().then(OnFailure::Stop));
+    let running = Running::start(app.build().unwrap()).ready().await;
+    bus.publish(&ping("hangs", 1)).await.unwrap();
+    until(async || gate.started() == 1).await;
+    bus.publish(&ping("stops", 0)).await.unwrap();
+    let metrics = running.router.clone();
+    until(async || !running.status.readiness().ready).await;
+    drop(metrics);
+    let (ended, took) = elapsed(running.stop()).await;
+    ended.unwrap().unwrap();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+}
+
+/// What waits for its turn when the drain begins is not begun: it comes again.
+#[tokio::test(start_paused = true)]
+async fn no_handler_starts_after_the_drain_has_begun() {
+    let (bus, gate) = (memory(1).await, Gate::shut());
+    let app = App::builder("pinger").log(&bus).state(gate.clone()).subscribe(pings().concurrency(1));
+    let running = Running::start(app.build().unwrap()).ready().await;
+    bus.publish_all(&[ping("a", 1), ping("b", 1), ping("c", 1)]).await.unwrap();
+    until(async || gate.started() == 1).await;
+    let status = running.status.clone();
+    let ended = running.stop();
+    until(async || !status.readiness().ready).await;
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    gate.open(3);
+    ended.await.unwrap().unwrap();
+    assert_eq!((gate.started(), status.subscriptions()[0].ended), (1, 1));
 }

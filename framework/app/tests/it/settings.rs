@@ -67,6 +67,12 @@ async fn settings_that_cannot_be_used_are_refused() {
         refused("[subscriptions.pings]\nconcurrency = 0").await,
         "subscription pings: concurrency must be at least 1"
     );
+    let bus = memory(1).await;
+    let twice = App::builder("pinger").log(&bus).state(Gate::shut()).subscribe(pings()).subscribe(pings());
+    assert_eq!(
+        twice.build().unwrap_err().to_string(),
+        "app pinger has two subscriptions named pings: put their handlers into one"
+    );
     let no_log = App::builder("pinger").build().unwrap_err().to_string();
     assert_eq!(no_log, "app pinger has no log: add `.log(&bus)`");
 }

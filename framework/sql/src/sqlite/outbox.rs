@@ -66,7 +66,7 @@ fn attributes(headers: &Headers) -> (Option<Vec<u8>>, std::borrow::Cow<'_, str>)
             _ => {}
         }
     }
-    (id.map(|id| id.mark(source)), event_type)
+    (id.map(|id| id.mark(source).to_vec()), event_type)
 }
 
 /// A row on its way to the log.
