@@ -1,5 +1,7 @@
 //! The examples run and say what they promise, and the README shows what is there.
 
+mod stuck;
+
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -22,7 +22,7 @@ pub use aqueduct_runtime::{
     Bus, OnFailure, PublishError, Retry, Subscription, SubscriptionError, dead_letter_topic,
 };
 #[cfg(feature = "sqlite")]
-pub use aqueduct_sql::{Database, DatabaseError, EventStore, Sqlite, StoreError, Stored, Tx, rusqlite};
+pub use aqueduct_sql::{Database, DatabaseError, EventStore, Sqlite, StoreError, Tx, rusqlite};
 
 mod connect;
 pub mod prelude;

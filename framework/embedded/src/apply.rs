@@ -56,7 +56,7 @@ pub(crate) fn apply_append(
     Ok(outcomes)
 }
 
-/// Every check comes before the first write, so that a refused transaction leaves nothing.
+/// Every check comes before the first write, the making of topics too, so that a refused transaction leaves nothing.
 pub(crate) fn apply_transaction(
     changes: &mut Changes<'_>,
     transaction: &Transaction,
@@ -69,19 +69,29 @@ pub(crate) fn apply_transaction(
             settlements.push((changes.check_settlement(group, settlement)?, group, settlement));
         }
     }
-    let mut places = Vec::with_capacity(transaction.records.len());
     for record in &transaction.records {
         changes.check(record, LETTER_BYTES)?;
-        places.push(changes.place(record, spread)?);
+        changes.check_place(record)?;
     }
     let mut positions = Vec::with_capacity(transaction.records.len());
-    for (record, (topic, number)) in transaction.records.iter().zip(&places) {
-        positions.push(changes.append(record, topic, *number)?);
+    for record in &transaction.records {
+        let placed = changes.place(record, spread);
+        let appended = placed.and_then(|(topic, number)| changes.append(record, &topic, number));
+        positions.push(appended.map_err(too_late)?);
     }
     for (id, group, settlement) in settlements {
         changes.settle(group, id, settlement)?;
     }
     Ok(positions)
+}
+
+/// A refusal that no check foresaw, such as of a full partition: records before it may be written, so only the end of
+/// the whole database transaction leaves nothing.
+fn too_late(fault: Fault) -> Fault {
+    match fault {
+        Fault::Refused(error) => Fault::Database(rusqlite::Error::ToSqlConversionFailure(error.into())),
+        database @ Fault::Database(_) => database,
+    }
 }
 
 pub(crate) fn apply_deliveries(

@@ -143,8 +143,30 @@ impl<'a> Changes<'a> {
         Ok(self.topic(&spec.name)?.info.clone())
     }
 
-    /// The partition of a record; `spread` is for records that name neither partition nor key.
+    /// Refuses a record for a partition that its topic has not, or would not have; makes nothing.
+    pub(crate) fn check_place(&self, record: &NewRecord) -> Result<(), Fault> {
+        let Some(number) = record.partition else { return Ok(()) };
+        let found = match self.topics.get(&record.topic) {
+            Some(topic) => Some(topic.count()),
+            None => match self.shared.topic(&record.topic) {
+                Some(topic) => Some(topic.count()),
+                None => load_topic(self.connection, &record.topic)?.map(|stored| Topic::new(stored).count()),
+            },
+        };
+        let count = found.unwrap_or(self.shared.options.partitions);
+        if (0..count).contains(&number) {
+            return Ok(());
+        }
+        Err(Fault::Refused(configuration(format!(
+            "topic {} has {count} partitions, there is no partition {number}",
+            record.topic
+        ))))
+    }
+
+    /// The partition of a record; `spread` is for records that name neither partition nor key. Refused, no topic is
+    /// made.
     pub(crate) fn place(&mut self, record: &NewRecord, spread: &mut i32) -> Result<(Arc<Topic>, i32), Fault> {
+        self.check_place(record)?;
         let topic = self.topic(&record.topic)?;
         let count = topic.count();
         let number = match (record.partition, &record.key) {
@@ -155,12 +177,6 @@ impl<'a> Changes<'a> {
                 spread.rem_euclid(count.max(1))
             }
         };
-        if topic.partition(number).is_none() {
-            return Err(Fault::Refused(configuration(format!(
-                "topic {} has {count} partitions, there is no partition {number}",
-                record.topic
-            ))));
-        }
         Ok((topic, number))
     }
 
@@ -283,11 +299,12 @@ impl<'a> Changes<'a> {
         Ok(id)
     }
 
-    /// Stores a settlement that was checked.
+    /// Stores a settlement that was checked. It never goes back: settlements of one owner may come out of order.
     pub(crate) fn settle(&self, group: &str, id: i64, settlement: &Settlement) -> rusqlite::Result<()> {
         self.connection
             .prepare_cached(
-                "UPDATE group_partition SET settled = ?, metadata = ? WHERE group_name = ? AND partition_id = ?",
+                "UPDATE group_partition SET settled = ?1, metadata = ?2
+                 WHERE group_name = ?3 AND partition_id = ?4 AND (settled IS NULL OR settled <= ?1)",
             )?
             .execute(params![settlement.offset, settlement.metadata, group, id])?;
         Ok(())

@@ -192,17 +192,30 @@ impl Writer {
                 advance(&partition.end, next);
             }
         }
-        noted.map_err(|error| {
-            LogError::with_source(
-                LogErrorKind::Storage,
-                format!(
-                    "{}: stored, but the high-water file could not be written",
-                    self.shared.place.path.display()
-                ),
-                error,
-            )
-        })?;
-        Ok(outcomes)
+        match noted {
+            Ok(()) => Ok(outcomes),
+            Err(error) => Err(self.unnoted(&error)),
+        }
+    }
+
+    /// The commit went well, its note did not: without it a log that goes back would not be noticed, so nobody is
+    /// told that the records are stored, nor that they are not.
+    fn unnoted(&mut self, error: &std::io::Error) -> LogError {
+        let path = self.shared.place.path.display();
+        let failed = format!("{path}: the high-water file could not be written");
+        let poison = LogError::with_source(
+            LogErrorKind::Storage,
+            format!("{failed}; nothing is acknowledged any more, open the log again"),
+            error.to_string(),
+        );
+        let unknown = LogError::with_source(
+            LogErrorKind::UnknownOutcome,
+            format!("{failed}; what was just written is in the log, but not acknowledged"),
+            error.to_string(),
+        );
+        tracing::error!(error = %poison, "embedded log: this instance acknowledges nothing any more");
+        self.poison = Some(poison);
+        unknown
     }
 
     fn transact(&mut self, group: &[Command]) -> rusqlite::Result<Written> {

@@ -147,9 +147,11 @@ impl GroupState {
         }
     }
 
-    /// Stores a settlement that was checked. Its metadata is for logs that outlive the process.
+    /// Stores a settlement that was checked; it never goes back: settlements of one owner may come out of order. Its
+    /// metadata is for logs that outlive the process.
     pub(crate) fn store(&mut self, settlement: Settlement) {
-        self.settled.insert(settlement.partition, settlement.offset);
+        let settled = self.settled.entry(settlement.partition).or_insert(settlement.offset);
+        *settled = settlement.offset.max(*settled);
     }
 
     /// Wakes every member: the log was closed.

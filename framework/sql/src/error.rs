@@ -112,32 +112,16 @@ pub enum DatabaseError {
     },
 }
 
-/// A record that cannot be staged: no attempt can succeed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum StageError {
-    /// It is larger than any log takes.
-    #[error("a record for {topic} has {size} bytes, more than the limit of {limit}")]
-    TooLarge {
-        /// The topic that it is for.
-        topic: String,
-        /// Bytes of key, value and headers.
-        size: usize,
-        /// The limit.
-        limit: usize,
-    },
-}
-
 /// An error of the event store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Someone else appended first: load, decide and append again.
+    /// Someone else appended between loading and appending, which only happens outside a turn: execute again.
     #[error("stream {stream:?} is at version {found}, not at {expected}")]
     Conflict {
         /// The stream.
         stream: String,
-        /// The version that the caller decided on.
+        /// The version that was decided on.
         expected: i64,
         /// The version that it has; 0 where there is no such stream.
         found: i64,

@@ -15,30 +15,25 @@ use crate::error::StoreError;
 #[derive(Debug, Clone, Copy)]
 pub struct EventStore<A>(PhantomData<fn() -> A>);
 
-/// An aggregate as it is stored.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stored<A> {
-    /// Its state.
-    pub state: A,
-    /// How many events its stream holds: the version of the last one, 0 before the first.
-    pub version: i64,
-}
-
 /// What a command led to: the events that happened, or the aggregate's refusal.
 type Decision<A> = Result<Vec<<A as Aggregate>::Event>, <A as Aggregate>::Refusal>;
 
+/// An aggregate as it is stored.
 struct Loaded<A> {
     /// The stream's row, or none where it has no event.
     id: Option<i64>,
-    stored: Stored<A>,
+    state: A,
+    /// How many events its stream holds: the version of the last one, 0 before the first.
+    version: i64,
 }
 
 impl<A: Aggregate> EventStore<A> {
     /// Loads the aggregate, decides, appends what happened. `initial` is its state before any event. Refused,
-    /// nothing is written.
+    /// nothing is written. On the connection of a turn (a `Tx`, or `Database::write`) nobody else can append in
+    /// between.
     ///
     /// # Errors
-    /// The stream does not decode, an event does not encode, or a statement failed.
+    /// The stream does not decode, an event does not encode, someone else appended in between, or a statement failed.
     pub fn execute(
         conn: &Connection,
         stream: &str,
@@ -46,50 +41,12 @@ impl<A: Aggregate> EventStore<A> {
         command: A::Command,
     ) -> Result<Decision<A>, StoreError> {
         let loaded = find(conn, stream, initial)?;
-        let events = match loaded.stored.state.decide(command) {
+        let events = match loaded.state.decide(command) {
             Ok(events) => events,
             Err(refusal) => return Ok(Err(refusal)),
         };
         append(conn, stream, loaded, &events)?;
         Ok(Ok(events))
-    }
-
-    /// Loads the aggregate. `initial` is its state before any event.
-    ///
-    /// # Errors
-    /// The stream does not decode, or a statement failed.
-    pub fn load(conn: &Connection, stream: &str, initial: A) -> Result<Stored<A>, StoreError> {
-        Ok(find(conn, stream, initial)?.stored)
-    }
-
-    /// Appends events that were decided on the state at `expected_version`.
-    ///
-    /// # Errors
-    /// [`StoreError::Conflict`] where the stream is at another version, an event does not encode, or a statement
-    /// failed.
-    pub fn append(
-        conn: &Connection,
-        stream: &str,
-        expected_version: i64,
-        state_before: A,
-        events: &[A::Event],
-    ) -> Result<Stored<A>, StoreError> {
-        let head: Option<(i64, i64)> = conn
-            .prepare_cached("SELECT id, version FROM aqueduct_stream WHERE name = ?1")
-            .and_then(|mut select| {
-                select.query_row([stream], |row| Ok((row.get(0)?, row.get(1)?))).optional()
-            })
-            .map_err(|source| sql(stream, source))?;
-        let found = head.map_or(0, |(_, version)| version);
-        if found != expected_version {
-            return Err(StoreError::Conflict {
-                stream: stream.to_owned(),
-                expected: expected_version,
-                found,
-            });
-        }
-        let stored = Stored { state: state_before, version: expected_version };
-        append(conn, stream, Loaded { id: head.map(|(id, _)| id), stored }, events)
     }
 }
 
@@ -111,11 +68,11 @@ fn find<A: Aggregate>(conn: &Connection, stream: &str, initial: A) -> Result<Loa
         .optional()
         .map_err(|source| sql(stream, source))?;
     let (id, version, state) = match head {
-        None => return Ok(Loaded { id: None, stored: Stored { state: initial, version: 0 } }),
+        None => return Ok(Loaded { id: None, state: initial, version: 0 }),
         Some((id, version, Some(state))) => (id, version, state),
         Some((id, version, None)) => (id, version, rebuild(conn, stream, id, version, initial)?),
     };
-    Ok(Loaded { id: Some(id), stored: Stored { state, version } })
+    Ok(Loaded { id: Some(id), state, version })
 }
 
 fn rebuild<A: Aggregate>(
@@ -160,10 +117,10 @@ fn append<A: Aggregate>(
     stream: &str,
     loaded: Loaded<A>,
     events: &[A::Event],
-) -> Result<Stored<A>, StoreError> {
-    let Loaded { id, stored: Stored { mut state, version: before } } = loaded;
+) -> Result<(), StoreError> {
+    let Loaded { id, mut state, version: before } = loaded;
     if events.is_empty() {
-        return Ok(Stored { state, version: before });
+        return Ok(());
     }
     let mut drafts = Vec::with_capacity(events.len());
     for event in events {
@@ -173,23 +130,28 @@ fn append<A: Aggregate>(
     }
     let snapshot = serde_json::to_vec(&state)
         .map_err(|source| StoreError::Snapshot { stream: stream.to_owned(), source })?;
-    let write = || -> rusqlite::Result<i64> {
+    let write = || -> rusqlite::Result<bool> {
         // The stream's row first, with the version it will have: it is what a second appender conflicts with.
         let added = i64::try_from(drafts.len()).unwrap_or(i64::MAX);
         let id = match id {
             Some(id) => {
-                conn.prepare_cached(
-                    "UPDATE aqueduct_stream SET version = ?2, state_version = ?3, snapshot = ?4 WHERE id = ?1",
-                )?
-                .execute(params![id, before + added, A::STATE_VERSION, snapshot])?;
-                id
+                let raised = conn
+                    .prepare_cached(
+                        "UPDATE aqueduct_stream SET version = ?2, state_version = ?3, snapshot = ?4
+                         WHERE id = ?1 AND version = ?5",
+                    )?
+                    .execute(params![id, before + added, A::STATE_VERSION, snapshot, before])?;
+                (raised == 1).then_some(id)
             }
             None => conn
                 .prepare_cached(
-                    "INSERT INTO aqueduct_stream (name, version, state_version, snapshot) VALUES (?1, ?2, ?3, ?4)",
+                    "INSERT INTO aqueduct_stream (name, version, state_version, snapshot) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT (name) DO NOTHING RETURNING id",
                 )?
-                .insert(params![stream, added, A::STATE_VERSION, snapshot])?,
+                .query_row(params![stream, added, A::STATE_VERSION, snapshot], |row| row.get(0))
+                .optional()?,
         };
+        let Some(id) = id else { return Ok(false) };
         let mut insert = conn.prepare_cached(
             "INSERT INTO aqueduct_stream_entry (stream, version, event_type, payload) VALUES (?1, ?2, ?3, ?4)",
         )?;
@@ -203,8 +165,14 @@ fn append<A: Aggregate>(
                 insert.execute(params![id, version, event.to_string(), draft.payload()])?;
             }
         }
-        Ok(version)
+        Ok(true)
     };
-    let version = write().map_err(|source| sql(stream, source))?;
-    Ok(Stored { state, version })
+    if write().map_err(|source| sql(stream, source))? {
+        return Ok(());
+    }
+    let found = conn
+        .prepare_cached("SELECT version FROM aqueduct_stream WHERE name = ?1")
+        .and_then(|mut select| select.query_row([stream], |row| row.get(0)).optional())
+        .map_err(|source| sql(stream, source))?;
+    Err(StoreError::Conflict { stream: stream.to_owned(), expected: before, found: found.unwrap_or(0) })
 }

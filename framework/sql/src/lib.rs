@@ -11,8 +11,8 @@ mod event_store;
 mod sqlite;
 mod tx;
 
-pub use error::{DatabaseError, StageError, StoreError};
-pub use event_store::{EventStore, Stored};
+pub use error::{DatabaseError, StoreError};
+pub use event_store::EventStore;
 pub use rusqlite;
 pub use sqlite::{Database, Options, Sqlite};
 pub use tx::{Backend, Tx};

@@ -1,14 +1,14 @@
 //! Appending: few commits, and nothing that overtakes.
 
 use aqueduct_core::{
-    LogErrorKind,
+    LogErrorKind, NewRecord,
     log::{CommitLog, Start},
 };
 use rusqlite::Connection;
 
 use crate::tools::{
-    append, append_values, assert_kind, enqueue, keyed, make_topic, offsets, open, path, read_to_end, sqlite,
-    text,
+    append, append_values, assert_kind, enqueue, keyed, make_topic, name, offsets, open, path, read_to_end,
+    sqlite, text,
 };
 
 /// Commits in a write-ahead log: frames that carry the size of the database after them (the file format, §4.1).
@@ -119,4 +119,22 @@ async fn closing_finishes_what_was_enqueued() {
     assert!(!std::path::Path::new(&wal).exists(), "the last connection that closes removes it");
     let log = open(directory.path()).await;
     assert_eq!(read_to_end(&log, Start::Earliest).await.unwrap().len(), 500);
+}
+
+/// P4, P12. Red when `place` makes a topic before a later record, or the record itself, is refused.
+#[tokio::test]
+async fn what_is_refused_makes_no_topic() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).await;
+    let nowhere = |topic: &str| NewRecord { topic: name(topic), partition: Some(99), ..keyed("k", "") };
+    let fresh = NewRecord { topic: name("fresh"), ..keyed("k", "") };
+    let mut producer = log.transactional_producer("x").await.unwrap();
+    let commit = producer.commit(vec![fresh, nowhere("other")], None).await;
+    let message = assert_kind(commit, LogErrorKind::Configuration);
+    assert!(message.contains("there is no partition 99"), "{message}");
+    let appended = enqueue(&log.producer().await.unwrap(), vec![nowhere("third")]).await.unwrap().remove(0);
+    assert_kind(appended, LogErrorKind::Configuration);
+    for topic in ["fresh", "other", "third"] {
+        assert!(log.describe_topic(&name(topic)).await.unwrap().is_none(), "{topic}");
+    }
 }

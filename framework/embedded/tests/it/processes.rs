@@ -9,7 +9,7 @@ use std::{
 
 use aqueduct_core::{
     LogErrorKind, Record,
-    log::{CommitLog, Start},
+    log::{CommitLog, Start, TopicSpec},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -33,6 +33,7 @@ async fn child() {
         Some(("append", id)) => child_append(Path::new(&directory), id).await,
         Some(("join", group)) => child_join(Path::new(&directory), group).await,
         Some(("fill", _)) => child_fill(Path::new(&directory)).await,
+        Some(("note", _)) => child_note(Path::new(&directory)).await,
         other => panic!("{other:?} is no role"),
     }
 }
@@ -96,6 +97,19 @@ async fn child_fill(directory: &Path) {
         assert_eq!(again.kind(), LogErrorKind::Storage);
         assert!(again.to_string().contains("a write to the disk failed"), "{again}");
     }
+    assert_kind(log.close().await, LogErrorKind::Storage);
+    println!("poisoned");
+}
+
+/// Commits what the high-water file has no room for.
+async fn child_note(directory: &Path) {
+    let log = open(directory).await;
+    let producer = log.producer().await.unwrap();
+    let first = enqueue(&producer, vec![keyed("k", "stored")]).await.unwrap().remove(0);
+    let message = assert_kind(first, LogErrorKind::UnknownOutcome);
+    assert!(message.contains("log.db: the high-water file"), "{message}");
+    let next = enqueue(&producer, vec![keyed("other", "not stored")]).await.unwrap().remove(0);
+    assert_kind(next, LogErrorKind::Storage);
     assert_kind(log.close().await, LogErrorKind::Storage);
     println!("poisoned");
 }
@@ -278,4 +292,25 @@ async fn after_a_failed_write_nothing_is_acknowledged() {
         assert!(text(record).starts_with(&format!("{n}:")));
     }
     append_values(&log, 0..1).await;
+}
+
+/// P1. Red when a failed note is told as `Storage` (the records are stored, so a caller would send them twice), or does
+/// not poison. The partition's high id puts its slot beyond the limit on file sizes.
+#[tokio::test]
+async fn a_commit_that_could_not_be_noted_is_an_unknown_outcome() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).await;
+    log.ensure_topic(TopicSpec { partitions: Some(1), ..TopicSpec::new(name("t")) }).await.unwrap();
+    log.close().await.unwrap();
+    sqlite(&path(directory.path())).execute("UPDATE partition SET id = 1000000", []).unwrap();
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", r#"trap "" XFSZ; ulimit -f 4000; exec "$0" "$@""#])
+        .arg(std::env::current_exe().unwrap());
+    let mut process = Process::run(shell, "note it", directory.path());
+    process.wait_for("poisoned");
+    assert!(process.child.wait().unwrap().success(), "the child's own assertions");
+    let log = open(directory.path()).await;
+    let records = read_to_end(&log, Start::Earliest).await.unwrap();
+    assert_eq!(records.iter().map(text).collect::<Vec<_>>(), ["stored"]);
 }

@@ -6,24 +6,8 @@ use aqueduct_core::{EventId, Headers, NewRecord, Timestamp, TopicName, effects::
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, params, types::Type};
 
-use crate::error::StageError;
-
-/// The largest record: what logs take by default, so that the relay meets no record that its log refuses.
-const MAX_RECORD: usize = 1024 * 1024;
-
 /// Staged events by type.
 pub(super) type Counts = HashMap<String, i64>;
-
-pub(super) fn check(records: &[NewRecord]) -> Result<(), StageError> {
-    match records.iter().find(|record| record.size() > MAX_RECORD) {
-        None => Ok(()),
-        Some(record) => Err(StageError::TooLarge {
-            topic: record.topic.to_string(),
-            size: record.size(),
-            limit: MAX_RECORD,
-        }),
-    }
-}
 
 pub(super) fn stage(conn: &Connection, records: &[NewRecord], now: Timestamp) -> rusqlite::Result<Counts> {
     let mut counts = Counts::new();

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    BoxFuture, NewRecord, Terminal,
+    BoxFuture, NewRecord,
     effects::{Begin, Claim, CommitError, EffectsError, Transaction},
     log::Offset,
 };
@@ -183,7 +183,6 @@ impl Turned {
         let counts = if self.staged.is_empty() {
             outbox::Counts::new()
         } else {
-            outbox::check(&self.staged).map_err(|error| CommitError::Refused(Terminal::new(error).into()))?;
             outbox::stage(session.conn(), &self.staged, self.inner.clock.now())
                 .map_err(|source| not_committed(gate.sql(source)))?
         };

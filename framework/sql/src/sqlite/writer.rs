@@ -9,7 +9,7 @@ use rusqlite::{Connection, ErrorCode, params};
 
 use super::{
     gate::{CommitFailure, Gate, Group, Outcome},
-    housekeeping::Housekeeping,
+    housekeeping::{Housekeeping, STEP},
     session::{Lent, Ours},
 };
 
@@ -24,9 +24,8 @@ pub(super) fn run(gate: &Arc<Gate>, mut conn: Connection, ours: &Ours, mut house
             Some(true) => {}
             Some(false) => return,
             None => {
-                if let Err(error) = housekeeping.step(&conn) {
-                    tracing::warn!(database = %gate.path().display(), %error, "old marks were not deleted; trying again later");
-                }
+                let stepped = housekeeping.step(&conn, STEP);
+                note(gate, stepped);
                 continue;
             }
         }
@@ -38,7 +37,20 @@ pub(super) fn run(gate: &Arc<Gate>, mut conn: Connection, ours: &Ours, mut house
         let lent = gate.wait_for_connection();
         ours.set(true);
         conn = lent.conn;
-        commit(gate, &conn, lent.group);
+        let turns = lent.group.turns;
+        if commit(gate, &conn, lent.group) {
+            // Under a load that never pauses the writer is never idle.
+            note(gate, housekeeping.committed(&conn, turns));
+        }
+    }
+}
+
+fn note(gate: &Gate, stepped: rusqlite::Result<()>) {
+    let Err(error) = stepped else { return };
+    tracing::warn!(database = %gate.path().display(), %error, "old marks were not deleted; trying again later");
+    if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) {
+        // As for a commit: what a failed sync left on the disk is not known.
+        gate.fail(&format!("deleting old marks: {error}").into());
     }
 }
 
@@ -71,7 +83,8 @@ fn begin(gate: &Gate, conn: &Connection) -> bool {
     }
 }
 
-fn commit(gate: &Gate, conn: &Connection, group: Group) {
+/// Whether the group was committed.
+fn commit(gate: &Gate, conn: &Connection, group: Group) -> bool {
     let staged = !group.published.is_empty();
     let outcome = end(conn, &group);
     if let Err(failure) = &outcome {
@@ -94,6 +107,7 @@ fn commit(gate: &Gate, conn: &Connection, group: Group) {
     if staged && outcome.is_ok() {
         gate.staged.notify_one();
     }
+    outcome.is_ok()
 }
 
 fn end(conn: &Connection, group: &Group) -> Outcome {

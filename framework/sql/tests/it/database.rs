@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aqueduct_core::{
     Timestamp,
-    effects::{Begin, Effects},
+    effects::{Begin, Claim, Effects},
     environment::Clock,
 };
 use aqueduct_sql::{Database, DatabaseError, rusqlite::Connection};
@@ -115,38 +115,110 @@ impl Clock for Hand {
     }
 }
 
-/// P4. Marks by event id go after their retention, in pieces; marks by position do not. Red when `Housekeeping`
-/// ignores `at`.
-#[tokio::test]
-async fn event_marks_go_after_their_retention() {
+impl Hand {
+    fn set(&self, micros: i64) {
+        self.0.store(micros, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+/// A retention of seven seconds on a clock that stands at 0, with a claim.
+async fn with_marks() -> (Database, Hand, Claim, tempfile::TempDir) {
     let dir = tempfile::TempDir::new().unwrap();
     let clock = Hand::default();
-    let retention = Duration::from_secs(1);
-    let options = Database::options().event_marks(Some(retention)).clock(clock.clone());
+    let options = Database::options().event_marks(Some(Duration::from_secs(7))).clock(clock.clone());
     let db = options.open(dir.path().join("service.db"), SCHEMA).await.unwrap();
-    assert_eq!(db.guarantee(), "position and event id for 1 second");
     let claim = take(&db).await.claim;
-    for offset in 1..=3 {
-        deliver(&db, claim, offset).await;
+    (db, clock, claim, dir)
+}
+
+const SECOND: i64 = 1_000_000;
+const OLD: &str = "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 4500)
+     INSERT INTO aqueduct_event_mark SELECT 1, randomblob(16), 5 FROM n";
+
+async fn mark_count(db: &Database) -> i64 {
+    number(db, "SELECT count(*) FROM aqueduct_event_mark").await
+}
+
+/// P4. Marks by event id go after their retention, in pieces; marks by position do not. Red when `Housekeeping`
+/// ignores `at`, or counts a span too few.
+#[tokio::test]
+async fn event_marks_go_after_their_retention() {
+    let (db, clock, claim, _dir) = with_marks().await;
+    assert_eq!(db.guarantee(), "position and event id for 7 seconds");
+    db.write(|conn| conn.execute(OLD, [])).await.unwrap();
+    // At work in each of these seconds. The ones before 2 s are past the retention at 9 s.
+    for second in 0..=9 {
+        clock.set(second * SECOND + 1);
+        deliver(&db, claim, second).await;
     }
-    db.write(|conn| {
-        conn.execute(
-            "WITH RECURSIVE n (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM n WHERE n < 4500)
-             INSERT INTO aqueduct_event_mark SELECT 1, randomblob(16), 5 FROM n",
-            [],
-        )
-    })
-    .await
-    .unwrap();
-    clock.0.store(1_500_000, std::sync::atomic::Ordering::Relaxed);
-    deliver(&db, claim, 4).await;
     let gone = async {
-        while number(&db, "SELECT count(*) FROM aqueduct_event_mark").await > 1 {
+        while mark_count(&db).await > 8 {
             tokio::task::yield_now().await;
         }
     };
     tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
-    assert!(matches!(db.begin(claim, 9, Some(event(4))).await.unwrap(), Begin::Ended));
+    assert_eq!(number(&db, "SELECT min(at) FROM aqueduct_event_mark").await, 2 * SECOND + 1);
+    assert!(matches!(db.begin(claim, 20, Some(event(2))).await.unwrap(), Begin::Ended));
     assert!(matches!(db.begin(claim, 1, Some(event(1))).await.unwrap(), Begin::Ended));
-    assert!(matches!(db.begin(claim, 10, Some(event(1))).await.unwrap(), Begin::New(_)));
+    assert!(matches!(db.begin(claim, 21, Some(event(1))).await.unwrap(), Begin::New(_)));
+}
+
+/// P4. A service that was down for longer than the retention still knows the event that it handled before, when its
+/// copy comes at another position. Red when the clock alone ages marks (`bound.min(oldest)` as `oldest`).
+#[tokio::test]
+async fn marks_do_not_age_while_a_service_is_down() {
+    let (db, clock, claim, _dir) = with_marks().await;
+    for second in 0..=8 {
+        clock.set(second * SECOND + 1);
+        deliver(&db, claim, second).await;
+    }
+    // Its second subscription was at work all the time: each ages its own marks only.
+    let mut other = scope(0);
+    other.subscription = "recommendation".to_owned();
+    let other = db.take(&other).await.unwrap().claim;
+    for second in 100..=109 {
+        clock.set(second * SECOND + 1);
+        deliver(&db, other, second).await;
+    }
+    clock.set(1_000 * SECOND);
+    deliver(&db, claim, 1_000).await;
+    // Of each the marks in its newest eight spans stay; in the first these are 2 to 8 s, and 1,000 s.
+    let done = async {
+        while mark_count(&db).await > 8 + 8 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
+    assert!(matches!(db.begin(claim, 1_001, Some(event(2))).await.unwrap(), Begin::Ended));
+    assert!(matches!(db.begin(claim, 1_002, Some(event(8))).await.unwrap(), Begin::Ended));
+}
+
+/// P4, bounded growth. Red when `run` steps only while nobody waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn marks_go_under_a_load_that_never_pauses() {
+    let (db, clock, claim, _dir) = with_marks().await;
+    db.write(|conn| conn.execute(OLD, [])).await.unwrap();
+    for second in 0..=9 {
+        clock.set(second * SECOND + 1);
+        deliver(&db, claim, second).await;
+    }
+    // One turn or another is always waiting.
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let mut load = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (db, stopped) = (db.clone(), stopped.clone());
+        load.spawn(async move {
+            while !*stopped.borrow() {
+                db.write(|conn| conn.execute("UPDATE account SET balance = balance + 1", [])).await.unwrap();
+            }
+        });
+    }
+    let gone = async {
+        while mark_count(&db).await > 8 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
+    stop.send(true).unwrap();
+    load.join_all().await;
 }

@@ -1,11 +1,6 @@
 //! P5: state and staged events commit or roll back together, and a row is its record.
 
-use aqueduct_core::{
-    Headers, NewRecord, Timestamp,
-    effects::{CommitError, Effects},
-    handler::Outcome,
-    record::HeadersBuilder,
-};
+use aqueduct_core::{Headers, NewRecord, Timestamp, effects::Effects, record::HeadersBuilder};
 use proptest::prelude::*;
 
 use crate::support::*;
@@ -27,21 +22,6 @@ async fn staged_events_wait_and_are_counted_with_their_state() {
     assert_eq!(status.waiting, 3);
     assert!(status.oldest.is_some());
     assert_eq!(number(db, "SELECT count FROM aqueduct_published WHERE event_type = 't.Deposited'").await, 3);
-}
-
-/// P5, P12. Red when `check` is not called: the relay would meet a record that its log refuses, for ever.
-#[tokio::test]
-async fn a_record_that_no_log_takes_fails_its_delivery_for_good() {
-    let fixture = fixture().await;
-    let db = &fixture.db;
-    let claim = take(db).await.claim;
-    let mut transaction = begin(db, claim, 1).await;
-    deposit(&tx(&mut transaction), 1);
-    transaction.stage(NewRecord { value: Some(vec![b'x'; 1024 * 1024].into()), ..record(1) });
-    let Err(CommitError::Refused(error)) = transaction.commit().await else { panic!("committed") };
-    assert_eq!(error.outcome(), Outcome::Terminal);
-    assert!(error.to_string().contains("bank.deposits has 1048"), "{error}");
-    assert_eq!(balance(db).await, 0);
 }
 
 fn headers() -> impl Strategy<Value = Headers> {

@@ -1,7 +1,7 @@
 //! The event store: dense versions, one appender wins, snapshots that can be rebuilt.
 
 use aqueduct_core::{Aggregate, DecodeError, Event, EventInfo, EventType, Key, event::decode_json};
-use aqueduct_sql::{EventStore, StoreError, Stored, rusqlite::Connection};
+use aqueduct_sql::{Database, EventStore, StoreError, rusqlite::Connection};
 use serde::{Deserialize, Serialize};
 
 use crate::support::*;
@@ -33,6 +33,14 @@ impl Event for Deposited {
     }
 }
 
+enum Command {
+    Deposit(Vec<i64>),
+    /// Is refused, with the total.
+    Tell,
+    /// Deposits one, after something that happens between loading and appending.
+    Meanwhile(Box<dyn FnOnce()>),
+}
+
 macro_rules! account {
     ($name:ident, $version:literal, $factor:literal) => {
         #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
@@ -42,15 +50,21 @@ macro_rules! account {
 
         impl Aggregate for $name {
             const STATE_VERSION: u32 = $version;
-            type Command = Vec<i64>;
+            type Command = Command;
             type Event = Deposited;
-            type Refusal = &'static str;
+            type Refusal = i64;
 
-            fn decide(&self, deposits: Vec<i64>) -> Result<Vec<Deposited>, &'static str> {
-                if deposits.iter().any(|cents| *cents < 0) {
-                    return Err("negative");
+            fn decide(&self, command: Command) -> Result<Vec<Deposited>, i64> {
+                match command {
+                    Command::Deposit(deposits) => {
+                        Ok(deposits.into_iter().map(|cents| Deposited { cents }).collect())
+                    }
+                    Command::Tell => Err(self.total),
+                    Command::Meanwhile(act) => {
+                        act();
+                        Ok(vec![Deposited { cents: 1 }])
+                    }
                 }
-                Ok(deposits.into_iter().map(|cents| Deposited { cents }).collect())
             }
 
             fn evolve(&mut self, event: &Deposited) {
@@ -67,8 +81,30 @@ async fn in_turn<T: Send>(run: impl FnOnce(&Connection) -> T + Send) -> T {
     fixture.db.write(|conn| Ok(run(conn))).await.unwrap()
 }
 
-fn load(conn: &Connection, stream: &str) -> Result<Stored<Account>, StoreError> {
-    EventStore::load(conn, stream, Account::default())
+fn deposit_each<A: Aggregate<Command = Command, Event = Deposited> + Default>(
+    conn: &Connection,
+    stream: &str,
+    deposits: Vec<i64>,
+) -> Vec<Deposited>
+where
+    A::Refusal: std::fmt::Debug,
+{
+    EventStore::execute(conn, stream, A::default(), Command::Deposit(deposits)).unwrap().unwrap()
+}
+
+/// The total, as a refused command sees it.
+fn total<A: Aggregate<Command = Command, Refusal = i64, Event = Deposited> + Default>(
+    conn: &Connection,
+    stream: &str,
+) -> Result<i64, StoreError> {
+    EventStore::execute(conn, stream, A::default(), Command::Tell).map(Result::unwrap_err)
+}
+
+fn version(conn: &Connection, stream: &str) -> i64 {
+    conn.query_row("SELECT coalesce(max(version), 0) FROM aqueduct_stream WHERE name = ?1", [stream], |row| {
+        row.get(0)
+    })
+    .unwrap()
 }
 
 /// R6. Red when `append` does not count its versions from the stream's.
@@ -77,13 +113,11 @@ async fn versions_are_dense_and_states_add_up() {
     in_turn(|conn| {
         for (number, deposits) in [vec![1, 2], vec![], vec![3]].into_iter().enumerate() {
             let count = deposits.len();
-            let events = EventStore::execute(conn, "a/1", Account::default(), deposits).unwrap().unwrap();
-            assert_eq!(events.len(), count, "{number}");
+            assert_eq!(deposit_each::<Account>(conn, "a/1", deposits).len(), count, "{number}");
         }
-        assert_eq!(EventStore::execute(conn, "a/1", Account::default(), vec![-1]).unwrap(), Err("negative"));
-        EventStore::execute(conn, "a/2", Account::default(), vec![7]).unwrap().unwrap();
-        assert_eq!(load(conn, "a/1").unwrap(), Stored { state: Account { total: 6 }, version: 3 });
-        assert_eq!(load(conn, "a/9").unwrap(), Stored { state: Account { total: 0 }, version: 0 });
+        deposit_each::<Account>(conn, "a/2", vec![7]);
+        assert_eq!((total::<Account>(conn, "a/1").unwrap(), version(conn, "a/1")), (6, 3));
+        assert_eq!((total::<Account>(conn, "a/9").unwrap(), version(conn, "a/9")), (0, 0));
         let mut select = conn
             .prepare(
                 "SELECT stream, version, event_type, CAST(payload AS TEXT) FROM aqueduct_stream_event
@@ -111,47 +145,56 @@ async fn versions_are_dense_and_states_add_up() {
     .await;
 }
 
-/// R6. Red when `append` does not compare the versions.
+/// R6. Two appenders decide on the same version, outside a turn, where nothing else keeps them apart: the second gets
+/// a conflict and leaves nothing. Red when `append` does not compare the versions, or replaces a stream's row.
 #[tokio::test]
 async fn one_appender_wins() {
-    in_turn(|conn| {
-        let one = [Deposited { cents: 1 }];
-        let seen = load(conn, "a/1").unwrap();
-        let first = EventStore::append(conn, "a/1", seen.version, seen.state.clone(), &one).unwrap();
-        assert_eq!(first, Stored { state: Account { total: 1 }, version: 1 });
-        let lost = EventStore::append(conn, "a/1", seen.version, seen.state, &one).unwrap_err();
+    let dir = tempfile::TempDir::new().unwrap();
+    let path = dir.path().join("service.db");
+    Database::open(&path, SCHEMA).await.unwrap().close().await;
+    let conn = std::rc::Rc::new(Connection::open(&path).unwrap());
+    for seen in [0, 1] {
+        let other = std::rc::Rc::clone(&conn);
+        let meanwhile = Command::Meanwhile(Box::new(move || {
+            deposit_each::<Account>(&other, "a/1", vec![10]);
+        }));
+        let lost = EventStore::execute(&conn, "a/1", Account::default(), meanwhile).unwrap_err();
         assert!(
-            matches!(&lost, StoreError::Conflict { stream, expected: 0, found: 1 } if stream == "a/1"),
+            matches!(&lost, StoreError::Conflict { stream, expected, found }
+                if stream == "a/1" && *expected == seen && *found == seen + 1),
             "{lost}"
         );
-        EventStore::append(conn, "a/1", 1, first.state, &one).unwrap();
-        assert_eq!(load(conn, "a/1").unwrap().version, 2);
-    })
-    .await;
+        assert_eq!(
+            (total::<Account>(&conn, "a/1").unwrap(), version(&conn, "a/1")),
+            (10 * (seen + 1), seen + 1)
+        );
+    }
+    let entries: i64 =
+        conn.query_row("SELECT count(*) FROM aqueduct_stream_entry", [], |row| row.get(0)).unwrap();
+    assert_eq!(entries, 2);
 }
 
 /// R6, P8. Red when a snapshot of another state version is used, or stored versions are not upcast.
 #[tokio::test]
 async fn a_state_of_another_version_is_rebuilt_from_the_events() {
     in_turn(|conn| {
-        EventStore::execute(conn, "a/1", Account::default(), vec![1, 2]).unwrap().unwrap();
+        deposit_each::<Account>(conn, "a/1", vec![1, 2]);
         conn.execute(
             "UPDATE aqueduct_stream_entry SET event_type = 'bank.Deposited', payload = '{\"euros\":5}' WHERE version = 1",
             [],
         )
         .unwrap();
-        assert_eq!(load(conn, "a/1").unwrap().state.total, 3);
-        let rebuilt = EventStore::load(conn, "a/1", Tenfold::default()).unwrap();
-        assert_eq!(rebuilt, Stored { state: Tenfold { total: 5_020 }, version: 2 });
-        EventStore::execute(conn, "a/1", Tenfold::default(), vec![1]).unwrap().unwrap();
-        assert_eq!(EventStore::load(conn, "a/1", Tenfold::default()).unwrap().state.total, 5_030);
+        assert_eq!(total::<Account>(conn, "a/1").unwrap(), 3);
+        assert_eq!((total::<Tenfold>(conn, "a/1").unwrap(), version(conn, "a/1")), (5_020, 2));
+        deposit_each::<Tenfold>(conn, "a/1", vec![1]);
+        assert_eq!(total::<Tenfold>(conn, "a/1").unwrap(), 5_030);
         // And back, as in a rolled back deployment.
-        assert_eq!(load(conn, "a/1").unwrap().state.total, 503);
+        assert_eq!(total::<Account>(conn, "a/1").unwrap(), 503);
 
         conn.execute("DELETE FROM aqueduct_stream_entry WHERE version = 2", []).unwrap();
-        assert!(matches!(load(conn, "a/1"), Err(StoreError::Gap { expected: 2, found: 3, .. })));
+        assert!(matches!(total::<Account>(conn, "a/1"), Err(StoreError::Gap { expected: 2, found: 3, .. })));
         conn.execute("UPDATE aqueduct_stream_entry SET event_type = 'bank.Deposited.v9' WHERE version = 1", []).unwrap();
-        let error = load(conn, "a/1").unwrap_err();
+        let error = total::<Account>(conn, "a/1").unwrap_err();
         assert!(matches!(error, StoreError::Decode { version: 1, .. }), "{error}");
     })
     .await;

@@ -69,3 +69,22 @@ pub async fn settling_beyond_the_end_is_refused(log: Log) {
     assert_eq!(results.iter().map(Result::is_ok).collect::<Vec<_>>(), [false, true]);
     assert_eq!(settled(&log, "g", "t").await, [Some(2)]);
 }
+
+/// P3. A settled offset never goes back within a generation: a settlement that was read before another was stored, as
+/// of a dead letter, is late, not wrong. Red when it is stored: a restart repeats what has ended, or finds it removed.
+pub async fn a_settled_offset_never_goes_back(log: Log) {
+    make_topic(&log, "t", 1).await;
+    append(&log, vec![plain("t", ""), plain("t", ""), plain("t", "")]).await;
+    let consumer = join(&log, "g", &["t"]).await;
+    let assignment = assigned(&consumer, 1).await.remove(0);
+    settle(&consumer, &assignment, 2).await.unwrap();
+    settle(&consumer, &assignment, 1).await.unwrap();
+    assert_eq!(settled(&log, "g", "t").await, [Some(2)]);
+    let opening = log.transactional_producer("x");
+    let mut producer = within("opening a transactional producer", opening).await.unwrap();
+    let late = (consumer.group_token(), vec![settlement(&assignment, 0)]);
+    within("committing", producer.commit(vec![plain("letters", "")], Some(late))).await.unwrap();
+    assert_eq!(settled(&log, "g", "t").await, [Some(2)]);
+    settle(&consumer, &assignment, 3).await.unwrap();
+    assert_eq!(settled(&log, "g", "t").await, [Some(3)]);
+}

@@ -17,8 +17,8 @@ pub use append::{
 };
 pub use bytes::{bytes_come_back_as_written, timestamps_are_kept};
 pub use group::{
-    a_closed_consumer_says_so, groups_settle_apart, settled_offsets_come_back,
-    settling_beyond_the_end_is_refused,
+    a_closed_consumer_says_so, a_settled_offset_never_goes_back, groups_settle_apart,
+    settled_offsets_come_back, settling_beyond_the_end_is_refused,
 };
 pub use hand_over::{
     a_dropped_signal_wait_loses_nothing, a_leaver_is_taken_over, a_stale_generation_settles_nothing,
@@ -70,6 +70,7 @@ macro_rules! contract_tests {
             reading_takes_at_most_what_was_asked,
             reading_waits_and_wakes,
             a_closed_consumer_says_so,
+            a_settled_offset_never_goes_back,
             groups_settle_apart,
             settled_offsets_come_back,
             settling_beyond_the_end_is_refused,
