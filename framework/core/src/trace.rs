@@ -20,7 +20,11 @@ impl TraceContext {
         {
             return None;
         }
-        if &text[..2] == "ff" || bytes.iter().any(u8::is_ascii_uppercase) {
+        let hex = |byte: &u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f' | b'-');
+        if !bytes.iter().all(hex)
+            || bytes.iter().filter(|byte| **byte == b'-').count() != 3
+            || &text[..2] == "ff"
+        {
             return None;
         }
         let trace = u128::from_str_radix(&text[3..35], 16).ok()?.to_be_bytes();
@@ -65,7 +69,9 @@ mod tests {
         assert_eq!(context.to_string(), text);
         assert!(context.sampled());
         assert_eq!(&context.child(1).to_string()[..36], &text[..36]);
+        let plus = text.replace("4bf92f", "+bf92f");
         for bad in [
+            &plus,
             "",
             "00-",
             &text[1..],

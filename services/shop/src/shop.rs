@@ -2,11 +2,12 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use aqueduct::{Config, Status, caught_up, serve, shutdown_signal};
 use axum::Router;
 use tokio::{net::TcpListener, task::JoinSet};
@@ -24,6 +25,11 @@ const LISTEN: &str = "127.0.0.1:8080";
 
 pub(crate) async fn run(options: Options, config: Config) -> anyhow::Result<()> {
     let sales = Sales::open(options.data.as_deref())?;
+    if let Some(folder) =
+        options.report.as_deref().and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty())
+    {
+        ensure!(folder.is_dir(), "--report: there is no folder {}", folder.display());
+    }
     let state = &options.state;
     fs::create_dir_all(state).with_context(|| format!("--state {}", state.display()))?;
     let listen = options.listen.map_or_else(|| config.http.listen.map_or_else(|| LISTEN.parse(), Ok), Ok)?;
