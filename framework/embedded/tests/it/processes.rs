@@ -302,7 +302,9 @@ async fn a_commit_that_could_not_be_noted_is_an_unknown_outcome() {
     let log = open(directory.path()).await;
     log.ensure_topic(TopicSpec { partitions: Some(1), ..TopicSpec::new(name("t")) }).await.unwrap();
     log.close().await.unwrap();
-    sqlite(&path(directory.path())).execute("UPDATE partition SET id = 1000000", []).unwrap();
+    let tool = rusqlite::Connection::open(path(directory.path())).unwrap();
+    tool.execute("UPDATE partition SET id = 1000000", []).unwrap();
+    drop(tool);
     let mut shell = Command::new("sh");
     shell
         .args(["-c", r#"trap "" XFSZ; ulimit -f 4000; exec "$0" "$@""#])

@@ -32,7 +32,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// How long the ids of events are remembered, at least; none keeps them for good. Seven days by default.
+    /// How long the ids of events are remembered, at least; none keeps them for good. Seven days by default. What
+    /// counts is time in which the subscription was at work: while its service is down, no id is forgotten.
     pub fn event_marks(self, retention: Option<Duration>) -> Self {
         Self { event_marks: retention, ..self }
     }
@@ -119,8 +120,9 @@ impl Database {
 
     /// Lets what waits for its turn end, then closes the file. Later calls fail as closed.
     pub async fn close(&self) {
+        // The last connection to close moves the write-ahead log into the file, which one that only reads cannot.
+        self.inner.readers.close().await;
         self.inner.gate.close();
-        self.inner.readers.close();
         let mut ended = self.inner.ended.clone();
         // The sender never sends: it is dropped with the writer's thread.
         while ended.changed().await.is_ok() {}

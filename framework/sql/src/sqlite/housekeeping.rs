@@ -74,7 +74,7 @@ impl Housekeeping {
             return Ok(());
         }
         (self.commits, self.turns) = (0, 0);
-        self.step(conn, marks.min(BUSY_STEP))
+        self.step(conn, marks.clamp(PER_TURN, BUSY_STEP))
     }
 
     /// A step of the round, or the first step of the next one once that is due.
@@ -91,7 +91,7 @@ impl Housekeeping {
             Round::Survey { from, spans } => survey(conn, retention, from, spans, marks)?,
             Round::Purge { scopes, from } => {
                 let oldest = self.clock.now().as_micros().saturating_sub(retention);
-                purge(conn, oldest, scopes, from, marks)?
+                purge(conn, oldest, scopes, &from, marks)?
             }
         };
         Ok(())
@@ -99,14 +99,13 @@ impl Housekeeping {
 }
 
 fn span(retention: i64) -> i64 {
-    // The divisor is a small constant.
-    (retention / i64::try_from(SPANS).unwrap_or(1)).max(1)
+    (retention / i64::try_from(SPANS).unwrap_or(i64::MAX)).max(1)
 }
 
 fn survey(
     conn: &Connection,
     retention: i64,
-    mut from: (i64, Vec<u8>),
+    (scope, event): (i64, Vec<u8>),
     mut spans: BTreeMap<i64, BTreeSet<i64>>,
     marks: usize,
 ) -> rusqlite::Result<Round> {
@@ -116,7 +115,7 @@ fn survey(
          ORDER BY scope, event LIMIT ?3",
     )?;
     let limit = i64::try_from(marks).unwrap_or(i64::MAX);
-    let mut rows = select.query(params![from.0, from.1, limit])?;
+    let mut rows = select.query(params![scope, event, limit])?;
     let (mut seen, mut last) = (0, None);
     while let Some(row) = rows.next()? {
         let (scope, at): (i64, i64) = (row.get(0)?, row.get(2)?);
@@ -131,8 +130,7 @@ fn survey(
             last = Some((scope, row.get(1)?));
         }
     }
-    if let Some(last) = last {
-        from = last;
+    if let Some(from) = last {
         return Ok(Round::Survey { from, spans });
     }
     let scopes: Vec<(i64, i64)> = spans
@@ -147,7 +145,7 @@ fn purge(
     conn: &Connection,
     oldest: i64,
     mut scopes: Vec<(i64, i64)>,
-    from: Vec<u8>,
+    from: &[u8],
     marks: usize,
 ) -> rusqlite::Result<Round> {
     let Some((scope, bound)) = scopes.last().copied() else { return Ok(Round::None) };

@@ -59,7 +59,10 @@ impl Readers {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn close(&self) {
+    /// Waits for the reads under way, and closes their connections.
+    pub(super) async fn close(&self) {
+        // An error says that it was closed before.
+        let _all = self.places.acquire_many(u32::try_from(READERS).unwrap_or(u32::MAX)).await;
         self.places.close();
         self.idle().clear();
     }
