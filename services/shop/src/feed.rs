@@ -76,10 +76,10 @@ pub(crate) async fn run(
             }
             next = sales.next_basket()?;
         }
+        fed.time.store(at, Ordering::Relaxed);
         if batch.is_empty() {
             continue;
         }
-        fed.time.store(at, Ordering::Relaxed);
         if let Speed::Times(times) = speed {
             let (began, first) = *pace.get_or_insert((Instant::now(), at));
             let micros = u64::try_from(at - first).unwrap_or(0) / u64::from(times.get());
