@@ -190,8 +190,8 @@ impl Drop for Ending {
 
 impl Drop for Inner {
     fn drop(&mut self) {
+        self.readers.abandon();
         self.gate.close();
-        self.readers.close();
     }
 }
 

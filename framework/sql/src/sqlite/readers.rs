@@ -63,6 +63,11 @@ impl Readers {
     pub(super) async fn close(&self) {
         // An error says that it was closed before.
         let _all = self.places.acquire_many(u32::try_from(READERS).unwrap_or(u32::MAX)).await;
+        self.abandon();
+    }
+
+    /// Refuses further reads, and closes the connections that no read uses.
+    pub(super) fn abandon(&self) {
         self.places.close();
         self.idle().clear();
     }
