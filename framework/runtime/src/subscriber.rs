@@ -322,6 +322,13 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             anew = tasks.iter().any(|(id, ..)| {
                 self.partitions.get(id).is_some_and(|owned| owned.stored < 0 && !owned.fenced)
             });
+            if anew {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(SETTLE_INTERVAL) => {}
+                }
+            }
         }
         for (id, generation, partition, reader, wished) in tasks {
             self.tasks.spawn(async move {

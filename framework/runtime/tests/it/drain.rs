@@ -177,9 +177,11 @@ async fn where_a_new_group_starts_is_kept_before_its_first_delivery() {
     bench.bus.publish(&step("old", 1)).await.unwrap();
     let turnstile = Turnstile::new();
     let latest = || Subscription::builder("steps").on(pass).start(aqueduct_core::log::Start::Latest);
+    bench.log.faults().fail_next_settles(3, LogErrorKind::Unreachable);
     let first = bench.run(latest(), turnstile.clone());
     until(|| first.status().partitions.len() == 1).await;
     bench.bus.publish(&step("new", 1)).await.unwrap();
+    until(|| first.status().partitions.values().any(|partition| partition.in_flight == 1)).await;
     // The process dies with the delivery in flight.
     first.task.abort();
     bench.log.faults().lose("steps").unwrap();
