@@ -70,7 +70,9 @@ pub fn split_type(text: &str) -> (&str, u32) {
 #[derive(Debug)]
 pub struct Incoming<'a> {
     record: &'a Record,
-    type_text: Cow<'a, str>,
+    name: Cow<'a, str>,
+    version: u32,
+    time: Timestamp,
     /// The payload; none where the record has no value.
     pub payload: Option<&'a [u8]>,
     attributes: Attributes<'a>,
@@ -104,8 +106,8 @@ impl<'a> Incoming<'a> {
     /// Reads what stands on a record. `default` is the topic's type for records without attributes.
     ///
     /// # Errors
-    /// An attribute is repeated or not UTF-8, the specification version is not 1.x, there is no type, or a
-    /// structured event does not parse.
+    /// An attribute is repeated or not UTF-8, the specification version is not 1.x, there is no type, `ce_time` is not
+    /// RFC 3339, or a structured event does not parse.
     pub fn read(record: &'a Record, default: Option<EventType>) -> Result<Self, DecodeError> {
         let mut attributes = Attributes::default();
         let mut structured = false;
@@ -155,10 +157,24 @@ impl<'a> Incoming<'a> {
             attributes = serde_json::from_slice(value).map_err(DecodeError::Structured)?;
             payload = attributes.data.map(|data| data.get().as_bytes());
         }
-        let type_text = match (attributes.type_text.take(), default) {
-            (Some(text), _) => text,
-            (None, Some(default)) => Cow::Owned(default.to_string()),
+        let (name, version) = match (attributes.type_text.take(), default) {
+            (Some(Cow::Borrowed(text)), _) => {
+                let (name, version) = split_type(text);
+                (Cow::Borrowed(name), version)
+            }
+            (Some(Cow::Owned(text)), _) => {
+                let (name, version) = split_type(&text);
+                (Cow::Owned(name.to_owned()), version)
+            }
+            (None, Some(default)) => (Cow::Borrowed(default.name), default.version),
             (None, None) => return Err(DecodeError::NoType),
+        };
+        let time = match &attributes.time {
+            None => record.timestamp(),
+            Some(text) => Timestamp::parse_rfc3339(text).ok_or_else(|| DecodeError::Header {
+                name: "ce_time".to_owned(),
+                reason: format!("{:?} is not an RFC 3339 time", text.chars().take(40).collect::<String>()),
+            })?,
         };
         // A record of another producer may carry no version at all; one that does must be ours to read.
         if !attributes.specversion.is_empty() && !attributes.specversion.starts_with("1.") {
@@ -166,13 +182,29 @@ impl<'a> Incoming<'a> {
                 format!("CloudEvents {:?} is not 1.x", attributes.specversion.escape_debug().to_string());
             return Err(DecodeError::Header { name: "ce_specversion".to_owned(), reason });
         }
-        Ok(Self { record, type_text, payload, attributes })
+        Ok(Self { record, name, version, time, payload, attributes })
     }
 
     /// The name and version of the type.
     #[must_use]
     pub fn event_type(&self) -> (&str, u32) {
-        split_type(&self.type_text)
+        (&self.name, self.version)
+    }
+
+    /// The record.
+    #[must_use]
+    pub fn record(&self) -> &'a Record {
+        self.record
+    }
+
+    /// Whether its trace is recorded.
+    #[must_use]
+    pub fn sampled(&self) -> bool {
+        self.trace().is_some_and(TraceContext::sampled)
+    }
+
+    fn trace(&self) -> Option<TraceContext> {
+        self.attributes.traceparent.as_deref().and_then(TraceContext::parse)
     }
 
     /// The id: as the record says, or derived from its position.
@@ -195,30 +227,20 @@ impl<'a> Incoming<'a> {
     }
 
     /// The whole envelope.
-    ///
-    /// # Errors
-    /// `ce_time` is not RFC 3339.
-    pub fn envelope(&self) -> Result<Envelope, DecodeError> {
-        let (name, version) = self.event_type();
+    #[must_use]
+    pub fn envelope(&self) -> Envelope {
         let id = |text: &Option<Cow<'_, str>>| text.as_deref().map(EventId::parse);
-        let time = match &self.attributes.time {
-            None => self.record.timestamp(),
-            Some(text) => Timestamp::parse_rfc3339(text).ok_or_else(|| DecodeError::Header {
-                name: "ce_time".to_owned(),
-                reason: format!("{:?} is not an RFC 3339 time", text.chars().take(40).collect::<String>()),
-            })?,
-        };
-        Ok(Envelope {
+        Envelope {
             id: self.id(),
-            name: name.to_owned(),
-            version,
+            name: self.name.clone().into_owned(),
+            version: self.version,
             source: self.source().to_owned(),
             subject: self.attributes.subject.as_deref().map(str::to_owned),
-            time,
+            time: self.time,
             correlation: id(&self.attributes.correlationid),
             causation: id(&self.attributes.causationid),
-            trace: self.attributes.traceparent.as_deref().and_then(TraceContext::parse),
-        })
+            trace: self.trace(),
+        }
     }
 }
 

@@ -46,6 +46,28 @@ pub struct Claim {
     pub generation: i64,
 }
 
+/// Which delivery of a record it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In its turn, at or above the settled offset.
+    Live(Offset),
+    /// Released after it was parked: the settled offset may have passed it, and the event's mark alone decides.
+    Released(Offset),
+}
+
+impl Place {
+    /// The offset of the record.
+    #[must_use]
+    pub fn offset(self) -> Offset {
+        match self {
+            Self::Live(offset) | Self::Released(offset) => offset,
+        }
+    }
+}
+
+/// What an inbox remembers of an event: [`EventId::mark`](crate::EventId::mark).
+pub type EventMark = [u8; 16];
+
 /// What [`Effects::begin`] found.
 #[derive(Debug)]
 pub enum Begin {
@@ -68,16 +90,21 @@ pub trait Effects: Send + Sync + fmt::Debug + 'static {
     /// Takes a partition: raises the generation of its row, so that no older owner writes any more.
     fn take<'a>(&'a self, scope: &'a Scope) -> BoxFuture<'a, Result<Taken, EffectsError>>;
 
-    /// Begins the transaction of one delivery. `event` is the id's mark; none skips the mark by event id.
+    /// Begins the transaction of one delivery. Without `event` there is no mark by event id.
     fn begin(
         &self,
         claim: Claim,
-        offset: Offset,
-        event: Option<Vec<u8>>,
+        place: Place,
+        event: Option<EventMark>,
     ) -> BoxFuture<'_, Result<Begin, EffectsError>>;
 
-    /// Whether a position has ended: what an unknown commit is resolved by.
-    fn ended(&self, claim: Claim, offset: Offset) -> BoxFuture<'_, Result<bool, EffectsError>>;
+    /// Whether a delivery has ended: what an unknown commit is resolved by.
+    fn ended(
+        &self,
+        claim: Claim,
+        place: Place,
+        event: Option<EventMark>,
+    ) -> BoxFuture<'_, Result<bool, EffectsError>>;
 
     /// Raises the settled offset and deletes the marks below it. `false`: fenced, nothing was written.
     fn raise(&self, claim: Claim, settled: Offset) -> BoxFuture<'_, Result<bool, EffectsError>>;

@@ -1,14 +1,21 @@
 //! Handlers: plain async functions whose arguments say what they need.
 
-use std::{any::Any, fmt, time::Duration};
+use std::{
+    any::Any,
+    fmt,
+    marker::PhantomData,
+    pin::Pin,
+    task::{self, Poll, ready},
+    time::Duration,
+};
 
 use crate::{
-    BoxFuture,
+    cloudevents::Incoming,
     draft::{Draft, IntoEvents},
     envelope::Envelope,
     error::{BoxError, EncodeError},
     event::{EventInfo, EventSet},
-    log::Position,
+    log::{PartitionId, Position},
 };
 
 /// What a handler returns: events to publish with its effects, or why it failed.
@@ -128,16 +135,24 @@ impl From<RetryAfter> for HandlerError {
 pub struct Context<'a, S> {
     /// The app's state.
     pub state: &'a S,
-    /// The event's metadata.
-    pub envelope: &'a Envelope,
+    /// The record, read as an event.
+    pub incoming: &'a Incoming<'a>,
     /// The payload.
     pub payload: &'a [u8],
-    /// Where the record stands.
-    pub position: &'a Position,
     /// The attempt, from 1.
     pub attempt: u32,
     /// The transaction's lease, until an extractor takes it.
     pub lease: Option<Box<dyn Any + Send>>,
+}
+
+impl<S> Context<'_, S> {
+    /// Where the record stands.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        let record = self.incoming.record();
+        let partition = PartitionId { topic: record.topic().clone(), partition: record.partition() };
+        Position { partition, offset: record.offset() }
+    }
 }
 
 /// An extractor: an argument made from the delivery, after the event.
@@ -170,7 +185,7 @@ impl<S: Clone + Send + Sync + 'static> FromDelivery<S> for State<S> {
 
 impl<S> FromDelivery<S> for Envelope {
     fn from_delivery(context: &mut Context<'_, S>) -> Result<Self, HandlerError> {
-        Ok(context.envelope.clone())
+        Ok(context.incoming.envelope())
     }
 }
 
@@ -212,8 +227,8 @@ impl<E: EventSet> Input for Delivery<E> {
     fn from_events<S>(event: E, context: &Context<'_, S>) -> Self {
         Self {
             event,
-            envelope: context.envelope.clone(),
-            position: context.position.clone(),
+            envelope: context.incoming.envelope(),
+            position: context.position(),
             attempt: context.attempt,
         }
     }
@@ -279,8 +294,9 @@ macro_rules! handlers {
                 database
             };
             fn extract(context: &mut Context<'_, S>) -> Result<Self, ArgsError> {
-                let events = First::Events::read(&context.envelope.name, context.envelope.version, context.payload)
-                    .map_err(ArgsError::Decode)?;
+                let (name, version) = context.incoming.event_type();
+                let events =
+                    First::Events::read(name, version, context.payload).map_err(ArgsError::Decode)?;
                 let first = First::from_events(events, context);
                 Ok((first, $($extractor::from_delivery(context).map_err(ArgsError::Extract)?,)*))
             }
@@ -304,15 +320,28 @@ pub trait Route<S>: Send + Sync {
     fn database(&self) -> Option<&'static str>;
     /// The handler's name, for logs.
     fn name(&self) -> &'static str;
-    /// Makes the arguments and starts the handler.
+    /// A place for one run of it at a time.
+    fn slot(&self) -> RouteSlot<S>;
+}
+
+/// A place where a handler runs, one run after the other in the same memory.
+pub type RouteSlot<S> = Pin<Box<dyn Slot<S>>>;
+
+/// See [`RouteSlot`]. One that panicked is cleared, or dropped, before it is used again.
+pub trait Slot<S>: Send {
+    /// Makes the arguments and the handler's future; nothing of it has run.
     ///
     /// # Errors
     /// As [`Args::extract`].
-    fn call(&self, context: &mut Context<'_, S>) -> Result<Attempt, ArgsError>;
-}
+    fn start(self: Pin<&mut Self>, context: &mut Context<'_, S>) -> Result<(), ArgsError>;
 
-/// A running handler: the encoded events that it returned, or why it failed.
-pub type Attempt = BoxFuture<'static, Result<Vec<Draft>, HandlerError>>;
+    /// Runs on: ready with the encoded events that it returned, or why it failed. By then the handler's future has
+    /// been dropped, with all that it held.
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Result<Vec<Draft>, HandlerError>>;
+}
 
 /// Erases a handler.
 pub fn route<S, H, T>(handler: H) -> impl Route<S>
@@ -322,12 +351,12 @@ where
     T: Args<S>,
     H::Output: IntoEvents,
 {
-    Erased { handler, args: std::marker::PhantomData::<fn(T)> }
+    Erased { handler, args: PhantomData::<fn(T)> }
 }
 
 struct Erased<H, T> {
     handler: H,
-    args: std::marker::PhantomData<fn(T)>,
+    args: PhantomData<fn(T)>,
 }
 
 impl<S, H, T> Route<S> for Erased<H, T>
@@ -348,15 +377,51 @@ where
         std::any::type_name::<H>()
     }
 
-    fn call(&self, context: &mut Context<'_, S>) -> Result<Attempt, ArgsError> {
+    fn slot(&self) -> RouteSlot<S> {
+        Box::pin(Typed { handler: self.handler.clone(), running: None })
+    }
+}
+
+pin_project_lite::pin_project! {
+    struct Typed<H, T>
+    where
+        H: Handler<T>,
+    {
+        handler: H,
+        #[pin]
+        running: Option<H::Future>,
+    }
+}
+
+impl<S, H, T> Slot<S> for Typed<H, T>
+where
+    H: Handler<T>,
+    T: Args<S>,
+    H::Output: IntoEvents,
+{
+    fn start(self: Pin<&mut Self>, context: &mut Context<'_, S>) -> Result<(), ArgsError> {
+        let mut this = self.project();
+        this.running.set(None);
         let args = T::extract(context)?;
-        let future = self.handler.call(args);
-        Ok(Box::pin(async move {
-            let output = future.await?;
-            let mut drafts = Vec::new();
-            // What does not encode now will not encode at the next attempt either.
-            output.append_to(&mut drafts).map_err(|error: EncodeError| Terminal::new(error))?;
-            Ok(drafts)
-        }))
+        this.running.set(Some(this.handler.call(args)));
+        Ok(())
+    }
+
+    fn poll(
+        self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+    ) -> Poll<Result<Vec<Draft>, HandlerError>> {
+        let mut this = self.project();
+        let Some(running) = this.running.as_mut().as_pin_mut() else {
+            return Poll::Ready(Err("the handler was polled and not started".into()));
+        };
+        let output = ready!(running.poll(cx));
+        this.running.set(None);
+        let mut drafts = Vec::new();
+        // What does not encode now will not encode at the next attempt either.
+        let result = output.and_then(|output| {
+            output.append_to(&mut drafts).map_err(|error: EncodeError| Terminal::new(error).into())
+        });
+        Poll::Ready(result.map(|()| drafts))
     }
 }

@@ -159,6 +159,65 @@ pub trait RecordBatch: Send + Sync + fmt::Debug {
     fn visit_headers<'a>(&'a self, index: usize, visit: &mut dyn FnMut(HeaderRef<'a>));
 }
 
+/// A record that owns what it holds: a batch of one.
+#[derive(Debug, Clone)]
+pub struct OwnedRecord {
+    /// The topic.
+    pub topic: TopicName,
+    /// The partition.
+    pub partition: i32,
+    /// The offset.
+    pub offset: Offset,
+    /// The timestamp.
+    pub timestamp: Timestamp,
+    /// The key.
+    pub key: Option<Bytes>,
+    /// The headers.
+    pub headers: Headers,
+    /// The value; none is a tombstone.
+    pub value: Option<Bytes>,
+}
+
+impl From<OwnedRecord> for Record {
+    fn from(record: OwnedRecord) -> Self {
+        Self { batch: Arc::new(record), index: 0 }
+    }
+}
+
+impl RecordBatch for OwnedRecord {
+    fn topic(&self) -> &TopicName {
+        &self.topic
+    }
+
+    fn partition(&self) -> i32 {
+        self.partition
+    }
+
+    fn len(&self) -> usize {
+        1
+    }
+
+    fn offset(&self, _: usize) -> Offset {
+        self.offset
+    }
+
+    fn timestamp(&self, _: usize) -> Timestamp {
+        self.timestamp
+    }
+
+    fn key(&self, _: usize) -> Option<&[u8]> {
+        self.key.as_deref()
+    }
+
+    fn value(&self, _: usize) -> Option<&[u8]> {
+        self.value.as_deref()
+    }
+
+    fn visit_headers<'a>(&'a self, _: usize, visit: &mut dyn FnMut(HeaderRef<'a>)) {
+        self.headers.iter().for_each(visit);
+    }
+}
+
 /// One record of a batch.
 #[derive(Clone)]
 pub struct Record {

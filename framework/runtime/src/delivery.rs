@@ -15,7 +15,7 @@ use std::{
 use aqueduct_core::{
     DecodeError, Draft, Envelope, HandlerError, LogErrorKind, NewRecord, Record,
     cloudevents::Incoming,
-    effects::{Begin, Claim, CommitError, Effects, Transaction},
+    effects::{Begin, Claim, CommitError, Effects, Place, Transaction},
     handler::{ArgsError, Context, Outcome, Route},
     log::{Offset, PartitionId, Position, Settlement},
 };
@@ -169,7 +169,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let undecodable = Attempted::Undecodable;
         let incoming =
             Incoming::read(record, self.routing.default_type(record.topic())).map_err(undecodable)?;
-        let envelope = incoming.envelope().map_err(undecodable)?;
+        let envelope = incoming.envelope();
         let (route, info) = match self.routing.target(&envelope.name) {
             Some(Target::Handle(route, info)) => (route, info),
             Some(Target::Ignore) => return Ok(Attempted::Ended),
@@ -188,9 +188,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let position = Position { partition: assigned.partition.clone(), offset: record.offset() };
         let mut context = Context {
             state: &self.state,
-            envelope: &envelope,
+            incoming: &incoming,
             payload,
-            position: &position,
             attempt,
             lease: None,
         };
@@ -238,13 +237,15 @@ impl<S: Send + Sync + 'static> Shared<S> {
         envelope: &Envelope,
         position: &Position,
     ) -> Result<Vec<Draft>, Attempted> {
-        let started = route.call(&mut context);
+        let mut slot = route.slot();
+        let started = slot.as_mut().start(&mut context);
         // A lease that no extractor took goes back before the handler runs, else it would hold up its neighbours.
         drop(context);
-        let running = started.map_err(|error| match error {
+        started.map_err(|error| match error {
             ArgsError::Decode(error) => Attempted::Undecodable(error),
             ArgsError::Extract(error) => Attempted::Failed(error),
         })?;
+        let running = std::future::poll_fn(move |cx| slot.as_mut().poll(cx));
         let result = match envelope.trace.filter(|trace| trace.sampled()) {
             None => running.await,
             Some(trace) => {
@@ -287,8 +288,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         envelope: &Envelope,
         offset: Offset,
     ) -> Result<Result<Box<dyn Transaction>, Attempted>, Attempted> {
-        let mark = envelope.id.mark(&envelope.source).to_vec();
-        match effects.begin(claim, offset, Some(mark)).await {
+        let mark = envelope.id.mark(&envelope.source);
+        match effects.begin(claim, Place::Live(offset), Some(mark)).await {
             Ok(Begin::New(transaction)) => Ok(Ok(transaction)),
             Ok(Begin::Ended) => Ok(Err(Attempted::Ended)),
             Ok(Begin::Fenced) => Ok(Err(Attempted::Fenced)),
@@ -306,7 +307,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         match transaction.commit().await {
             Ok(()) => Ok(Attempted::Ended),
             Err(CommitError::Refused(error)) => Ok(Attempted::Failed(error)),
-            Err(CommitError::Unknown(error)) => match effects.ended(claim, offset).await {
+            Err(CommitError::Unknown(error)) => match effects.ended(claim, Place::Live(offset), None).await {
                 Ok(true) => Ok(Attempted::Ended),
                 Ok(false) => Ok(Attempted::Outage(error.to_string())),
                 Err(second) => Ok(Attempted::Outage(format!("{error}; then {second}"))),
@@ -375,7 +376,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         let Some((effects, claim)) = self.effects.as_ref().zip(assigned.claim) else { return End::Ended };
         let mut failures = 0;
         loop {
-            let error = match effects.begin(claim, record.offset(), None).await {
+            let error = match effects.begin(claim, Place::Live(record.offset()), None).await {
                 Ok(Begin::Fenced) => return End::Fenced,
                 Ok(Begin::Ended) => return End::Ended,
                 Ok(Begin::New(transaction)) => match transaction.commit().await {

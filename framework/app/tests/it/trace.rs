@@ -27,7 +27,7 @@ async fn echoed(trace: &str) -> (Option<String>, Logs) {
     running.ended(1).await;
     running.stop().await.unwrap().unwrap();
     let pong = records(bus.log(), "pongs").await.pop().unwrap();
-    let envelope = Incoming::read(&pong, None).unwrap().envelope().unwrap();
+    let envelope = Incoming::read(&pong, None).unwrap().envelope();
     (envelope.trace.map(|trace| trace.to_string()), logs)
 }
 

@@ -176,7 +176,7 @@ fn headers_that_cannot_be_are_refused_by_name() {
     let late = headers(&[kind, (b"ce_time", b"yesterday\x07")]);
     let record = record(late, None, Timestamp::from_micros(0));
     assert_eq!(
-        Incoming::read(&record, None).unwrap().envelope().unwrap_err().to_string(),
+        Incoming::read(&record, None).unwrap_err().to_string(),
         "header ce_time: \"yesterday\\u{7}\" is not an RFC 3339 time"
     );
 }

@@ -121,7 +121,7 @@ async fn returned_events_are_published_under_ids_derived_from_the_delivery() {
     }
     let records = bench.records("echoes").await;
     let read = |index: usize| {
-        aqueduct_core::cloudevents::Incoming::read(&records[index], None).unwrap().envelope().unwrap()
+        aqueduct_core::cloudevents::Incoming::read(&records[index], None).unwrap().envelope()
     };
     let ids: Vec<EventId> = (0..records.len()).map(|index| read(index).id).collect();
     assert_eq!(ids.len(), 6);

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use aqueduct_core::{
     BoxFuture,
-    effects::{Begin, Claim, Effects, EffectsError, OutboxStatus, Relay, Scope, Taken},
+    effects::{
+        Begin, Claim, Effects, EffectsError, EventMark, OutboxStatus, Place, Relay, Scope, Taken,
+    },
     log::Offset,
 };
 
@@ -41,23 +43,28 @@ impl Effects for Database {
     fn begin(
         &self,
         claim: Claim,
-        offset: Offset,
-        event: Option<Vec<u8>>,
+        place: Place,
+        event: Option<EventMark>,
     ) -> BoxFuture<'_, Result<Begin, EffectsError>> {
         Box::pin(async move {
-            transaction::begin(&self.inner, claim, offset, event)
+            transaction::begin(&self.inner, claim, place, event)
                 .await
                 .map_err(|error| EffectsError::new("beginning a delivery", error))
         })
     }
 
-    fn ended(&self, claim: Claim, offset: Offset) -> BoxFuture<'_, Result<bool, EffectsError>> {
+    fn ended(
+        &self,
+        claim: Claim,
+        place: Place,
+        event: Option<EventMark>,
+    ) -> BoxFuture<'_, Result<bool, EffectsError>> {
         Box::pin(async move {
             // After a failed sync not even what a reader sees is known to be stored.
             if let Some(over) = self.inner.gate.over() {
                 return Err(EffectsError::new("looking a mark up", self.inner.gate.error(over)));
             }
-            let ended = self.read(move |conn| position::ended(conn, claim, offset)).await;
+            let ended = self.read(move |conn| position::ended(conn, claim, place, event.as_ref())).await;
             ended.map_err(|error| EffectsError::new("looking a mark up", error))
         })
     }

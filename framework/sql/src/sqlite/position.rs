@@ -2,7 +2,7 @@
 //! Marks: the offsets at or above it that have ended, and the ids of events.
 
 use aqueduct_core::{
-    effects::{Claim, Scope, Taken},
+    effects::{Claim, EventMark, Place, Scope, Taken},
     log::Offset,
 };
 use rusqlite::{Connection, OptionalExtension, params};
@@ -46,13 +46,29 @@ pub(super) fn raise(conn: &Connection, claim: Claim, settled: Offset) -> rusqlit
     Ok(true)
 }
 
-/// Whether a position is below the settled offset, or marked.
-pub(super) fn ended(conn: &Connection, claim: Claim, offset: Offset) -> rusqlite::Result<bool> {
-    conn.prepare_cached(
-        "SELECT EXISTS (SELECT 1 FROM aqueduct_position WHERE id = ?1 AND settled > ?2)
-             OR EXISTS (SELECT 1 FROM aqueduct_mark WHERE position = ?1 AND offset = ?2)",
-    )?
-    .query_row([claim.row, offset], |row| row.get(0))
+/// Whether a delivery has ended. One in its turn: it is below the settled offset, or marked. A released one: it is
+/// marked, or its event is.
+pub(super) fn ended(
+    conn: &Connection,
+    claim: Claim,
+    place: Place,
+    event: Option<&EventMark>,
+) -> rusqlite::Result<bool> {
+    match place {
+        Place::Live(offset) => conn
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM aqueduct_position WHERE id = ?1 AND settled > ?2)
+                     OR EXISTS (SELECT 1 FROM aqueduct_mark WHERE position = ?1 AND offset = ?2)",
+            )?
+            .query_row([claim.row, offset], |row| row.get(0)),
+        Place::Released(offset) => conn
+            .prepare_cached(
+                "SELECT EXISTS (SELECT 1 FROM aqueduct_mark WHERE position = ?1 AND offset = ?2)
+                     OR EXISTS (SELECT 1 FROM aqueduct_event_mark m
+                                JOIN aqueduct_position p ON p.scope = m.scope WHERE p.id = ?1 AND m.event = ?3)",
+            )?
+            .query_row(params![claim.row, offset, event], |row| row.get(0)),
+    }
 }
 
 /// What marking a delivery found.
@@ -63,12 +79,13 @@ pub(super) enum Marked {
     Fenced,
 }
 
-/// Marks a delivery by position and by event id, under the claim's generation.
+/// Marks a delivery by position and by event id, under the claim's generation. A released one that the settled offset
+/// has passed is marked by event id alone.
 pub(super) fn mark(
     conn: &Connection,
     claim: Claim,
-    offset: Offset,
-    event: Option<&[u8]>,
+    place: Place,
+    event: Option<&EventMark>,
     now: i64,
 ) -> rusqlite::Result<Marked> {
     // The usual case is one statement: the generation holds, the offset is not settled, the mark is new.
@@ -79,13 +96,19 @@ pub(super) fn mark(
              WHERE id = ?1 AND generation = ?2 AND (settled IS NULL OR settled <= ?3)
              ON CONFLICT DO NOTHING",
         )?
-        .execute(params![claim.row, claim.generation, offset])?;
+        .execute(params![claim.row, claim.generation, place.offset()])?;
     if marked == 0 {
-        let current: Option<i64> = conn
-            .prepare_cached("SELECT generation FROM aqueduct_position WHERE id = ?1")?
-            .query_row([claim.row], |row| row.get(0))
+        let current: Option<(i64, bool)> = conn
+            .prepare_cached(
+                "SELECT generation, settled IS NOT NULL AND settled > ?2 FROM aqueduct_position WHERE id = ?1",
+            )?
+            .query_row([claim.row, place.offset()], |row| Ok((row.get(0)?, row.get(1)?)))
             .optional()?;
-        return Ok(if current == Some(claim.generation) { Marked::Ended } else { Marked::Fenced });
+        match current.filter(|(generation, _)| *generation == claim.generation) {
+            None => return Ok(Marked::Fenced),
+            Some((_, passed)) if !passed || matches!(place, Place::Live(_)) => return Ok(Marked::Ended),
+            Some(_) => {}
+        }
     }
     let Some(event) = event else { return Ok(Marked::New) };
     let marked = conn

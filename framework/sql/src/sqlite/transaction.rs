@@ -9,8 +9,7 @@ use std::{
 
 use aqueduct_core::{
     BoxFuture, NewRecord,
-    effects::{Begin, Claim, CommitError, EffectsError, Transaction},
-    log::Offset,
+    effects::{Begin, Claim, CommitError, EffectsError, EventMark, Place, Transaction},
 };
 use rusqlite::Connection;
 use tokio::sync::Notify;
@@ -37,14 +36,14 @@ impl Backend for Sqlite {
 pub(super) async fn begin(
     inner: &Arc<Inner>,
     claim: Claim,
-    offset: Offset,
-    event: Option<Vec<u8>>,
+    place: Place,
+    event: Option<EventMark>,
 ) -> Result<Begin, DatabaseError> {
     let gate = &inner.gate;
-    let turn = Turn::Delivery { position: claim.row, offset };
+    let turn = Turn::Delivery { position: claim.row, offset: place.offset() };
     let session = gate.turn(turn).await?;
     let now = inner.clock.now().as_micros();
-    let marked = position::mark(session.conn(), claim, offset, event.as_deref(), now);
+    let marked = position::mark(session.conn(), claim, place, event.as_ref(), now);
     match marked.map_err(|source| gate.sql(source))? {
         Marked::New => {
             let (staged, inner) = (Vec::new(), Arc::clone(inner));

@@ -6,7 +6,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use aqueduct_core::effects::{CommitError, Effects};
+use aqueduct_core::effects::{CommitError, Effects, Place};
 use aqueduct_sql::{Database, DatabaseError};
 
 use crate::support::*;
@@ -109,9 +109,9 @@ async fn filling_child() {
     println!("\nunknown {offset}");
     // P1: never again, though there would be room for so little.
     for offset in [offset, offset + 1] {
-        let error = db.begin(claim, offset, Some(event(offset))).await.unwrap_err();
+        let error = db.begin(claim, Place::Live(offset), Some(event(offset))).await.unwrap_err();
         assert!(format!("{error:?}").contains("Poisoned"), "{error:?}");
-        assert!(db.ended(claim, offset).await.is_err());
+        assert!(db.ended(claim, Place::Live(offset), None).await.is_err());
     }
     let error = db.write(|_| Ok(())).await.unwrap_err();
     assert!(matches!(error, DatabaseError::Poisoned { .. }), "{error}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aqueduct_core::{
     Timestamp,
-    effects::{Begin, Claim, Effects},
+    effects::{Begin, Claim, Effects, Place},
     environment::Clock,
 };
 use aqueduct_sql::{Database, DatabaseError, rusqlite::Connection};
@@ -158,9 +158,9 @@ async fn event_marks_go_after_their_retention() {
     };
     tokio::time::timeout(Duration::from_secs(20), gone).await.unwrap();
     assert_eq!(number(&db, "SELECT min(at) FROM aqueduct_event_mark").await, 2 * SECOND + 1);
-    assert!(matches!(db.begin(claim, 20, Some(event(2))).await.unwrap(), Begin::Ended));
-    assert!(matches!(db.begin(claim, 1, Some(event(1))).await.unwrap(), Begin::Ended));
-    assert!(matches!(db.begin(claim, 21, Some(event(1))).await.unwrap(), Begin::New(_)));
+    assert!(matches!(db.begin(claim, Place::Live(20), Some(event(2))).await.unwrap(), Begin::Ended));
+    assert!(matches!(db.begin(claim, Place::Live(1), Some(event(1))).await.unwrap(), Begin::Ended));
+    assert!(matches!(db.begin(claim, Place::Live(21), Some(event(1))).await.unwrap(), Begin::New(_)));
 }
 
 /// P4. A service that was down for longer than the retention still knows the event that it handled before, when its
@@ -190,8 +190,8 @@ async fn marks_do_not_age_while_a_service_is_down() {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), done).await.unwrap();
-    assert!(matches!(db.begin(claim, 1_001, Some(event(2))).await.unwrap(), Begin::Ended));
-    assert!(matches!(db.begin(claim, 1_002, Some(event(8))).await.unwrap(), Begin::Ended));
+    assert!(matches!(db.begin(claim, Place::Live(1_001), Some(event(2))).await.unwrap(), Begin::Ended));
+    assert!(matches!(db.begin(claim, Place::Live(1_002), Some(event(8))).await.unwrap(), Begin::Ended));
 }
 
 /// P4, bounded growth. Red when `run` steps only while nobody waits.

@@ -2,7 +2,7 @@
 
 use std::{future::Future, pin::pin, task::Poll};
 
-use aqueduct_core::effects::{Begin, CommitError, Effects};
+use aqueduct_core::effects::{Begin, CommitError, Effects, Place};
 
 use crate::support::*;
 
@@ -13,10 +13,10 @@ async fn a_delivery_takes_effect_once() {
     let db = &fixture.db;
     let claim = take(db).await.claim;
     deliver(db, claim, 5).await;
-    assert!(matches!(db.begin(claim, 5, Some(event(5))).await.unwrap(), Begin::Ended));
-    assert!(matches!(db.begin(claim, 5, None).await.unwrap(), Begin::Ended));
-    assert!(db.ended(claim, 5).await.unwrap());
-    assert!(!db.ended(claim, 6).await.unwrap());
+    assert!(matches!(db.begin(claim, Place::Live(5), Some(event(5))).await.unwrap(), Begin::Ended));
+    assert!(matches!(db.begin(claim, Place::Live(5), None).await.unwrap(), Begin::Ended));
+    assert!(db.ended(claim, Place::Live(5), None).await.unwrap());
+    assert!(!db.ended(claim, Place::Live(6), None).await.unwrap());
     assert_eq!(balance(db).await, 1);
 }
 
@@ -27,14 +27,14 @@ async fn the_same_event_at_another_position_has_ended() {
     let db = &fixture.db;
     let claim = take(db).await.claim;
     deliver(db, claim, 5).await;
-    assert!(matches!(db.begin(claim, 9, Some(event(5))).await.unwrap(), Begin::Ended));
-    assert!(db.ended(claim, 9).await.unwrap());
+    assert!(matches!(db.begin(claim, Place::Live(9), Some(event(5))).await.unwrap(), Begin::Ended));
+    assert!(db.ended(claim, Place::Live(9), None).await.unwrap());
     assert_eq!(take(db).await.ended, [5, 9]);
     // Another subscription has its own memory.
     let mut other = scope(0);
     other.subscription = "recommendation".to_owned();
     let claim = db.take(&other).await.unwrap().claim;
-    assert!(matches!(db.begin(claim, 5, Some(event(5))).await.unwrap(), Begin::New(_)));
+    assert!(matches!(db.begin(claim, Place::Live(5), Some(event(5))).await.unwrap(), Begin::New(_)));
 }
 
 /// P4. Red when `position::mark` does not compare the generation.
@@ -45,7 +45,7 @@ async fn a_zombie_writes_nothing() {
     let old = take(db).await.claim;
     let new = take(db).await.claim;
     assert_eq!((new.row, new.generation), (old.row, old.generation + 1));
-    assert!(matches!(db.begin(old, 5, Some(event(5))).await.unwrap(), Begin::Fenced));
+    assert!(matches!(db.begin(old, Place::Live(5), Some(event(5))).await.unwrap(), Begin::Fenced));
     assert!(!db.raise(old, 9).await.unwrap());
     assert_eq!(take(db).await.settled, None);
     assert_eq!(number(db, "SELECT count(*) FROM aqueduct_mark").await, 0);
@@ -82,8 +82,8 @@ async fn the_settled_offset_only_grows_and_takes_its_marks_along() {
     assert!(db.raise(claim, 4).await.unwrap());
     let taken = take(db).await;
     assert_eq!((taken.settled, taken.ended), (Some(6), vec![8]));
-    assert!(matches!(db.begin(taken.claim, 3, None).await.unwrap(), Begin::Ended));
-    assert!(db.ended(taken.claim, 3).await.unwrap());
+    assert!(matches!(db.begin(taken.claim, Place::Live(3), None).await.unwrap(), Begin::Ended));
+    assert!(db.ended(taken.claim, Place::Live(3), None).await.unwrap());
     assert_eq!(number(db, "SELECT count(*) FROM aqueduct_mark").await, 1);
 }
 
@@ -140,7 +140,7 @@ async fn a_dropped_transaction_leaves_no_trace() {
     // A turn that was given up while waiting, and one that was given and not taken.
     let transaction = begin(db, claim, 6).await;
     {
-        let mut waiting = pin!(db.begin(claim, 7, None));
+        let mut waiting = pin!(db.begin(claim, Place::Live(7), None));
         assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
         drop(transaction);
     }
@@ -218,8 +218,8 @@ async fn a_group_fails_together_and_the_bad_turn_then_fails_alone() {
     let db = &fixture.db;
     let claim = take(db).await.claim;
     let mut good = begin(db, claim, 1).await;
-    let mut bad = pin!(db.begin(claim, 2, Some(event(2))));
-    let mut repeat = pin!(db.begin(claim, 3, Some(event(1))));
+    let mut bad = pin!(db.begin(claim, Place::Live(2), Some(event(2))));
+    let mut repeat = pin!(db.begin(claim, Place::Live(3), Some(event(1))));
     for waiting in [&mut bad, &mut repeat] {
         assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.as_mut().poll(cx).is_pending())).await);
     }
@@ -236,7 +236,7 @@ async fn a_group_fails_together_and_the_bad_turn_then_fails_alone() {
     assert_eq!(balance(db).await, 0);
 
     let mut good = begin(db, claim, 1).await;
-    let mut bad = pin!(db.begin(claim, 2, Some(event(2))));
+    let mut bad = pin!(db.begin(claim, Place::Live(2), Some(event(2))));
     assert!(std::future::poll_fn(|cx| Poll::Ready(bad.as_mut().poll(cx).is_pending())).await);
     deposit(&tx(&mut good), 1);
     let good = good.commit();

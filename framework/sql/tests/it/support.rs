@@ -1,11 +1,12 @@
 //! A database in a directory of its own, and short words for what the tests do.
 
 use aqueduct_core::{
-    NewRecord, TopicName,
-    effects::{Begin, Claim, Effects, Scope, Taken, Transaction},
+    NewRecord, Record, TopicName,
+    cloudevents::Incoming,
+    effects::{Begin, Claim, Effects, EventMark, Place, Scope, Taken, Transaction},
     handler::{Context, FromDelivery},
-    log::{Offset, PartitionId, Position},
-    record::HeadersBuilder,
+    log::{Offset, PartitionId},
+    record::{HeadersBuilder, OwnedRecord},
 };
 use aqueduct_sql::{Database, Sqlite, Tx, rusqlite};
 use tempfile::TempDir;
@@ -46,35 +47,33 @@ pub(crate) async fn take(db: &Database) -> Taken {
 }
 
 pub(crate) async fn begin(db: &Database, claim: Claim, offset: Offset) -> Box<dyn Transaction> {
-    match db.begin(claim, offset, Some(event(offset))).await.unwrap() {
+    match db.begin(claim, Place::Live(offset), Some(event(offset))).await.unwrap() {
         Begin::New(transaction) => transaction,
         other => panic!("{offset}: {other:?}"),
     }
 }
 
 /// The mark of the event that stands at an offset.
-pub(crate) fn event(offset: Offset) -> Vec<u8> {
-    Uuid::from_u128(u128::try_from(offset).unwrap()).as_bytes().to_vec()
+pub(crate) fn event(offset: Offset) -> EventMark {
+    u128::try_from(offset).unwrap().to_be_bytes()
 }
 
 /// The `Tx`, as the extractor takes it.
 pub(crate) fn tx(transaction: &mut Box<dyn Transaction>) -> Tx<Sqlite> {
-    let envelope = aqueduct_core::Envelope {
-        id: Uuid::nil().into(),
-        name: "t.E".to_owned(),
-        version: 1,
-        source: "till".to_owned(),
-        subject: None,
-        time: aqueduct_core::Timestamp::default(),
-        correlation: None,
-        causation: None,
-        trace: None,
-    };
-    let position =
-        Position { partition: PartitionId { topic: topic("till.baskets"), partition: 0 }, offset: 0 };
+    let mut headers = HeadersBuilder::new();
+    headers.push(b"ce_type", Some(b"t.E"));
+    let record = Record::from(OwnedRecord {
+        topic: topic("till.baskets"),
+        partition: 0,
+        offset: 0,
+        timestamp: aqueduct_core::Timestamp::default(),
+        key: None,
+        headers: headers.build(),
+        value: None,
+    });
+    let incoming = Incoming::read(&record, None).unwrap();
     let lease = transaction.lease();
-    let mut context =
-        Context { state: &(), envelope: &envelope, payload: b"", position: &position, attempt: 1, lease };
+    let mut context = Context { state: &(), incoming: &incoming, payload: b"", attempt: 1, lease };
     Tx::from_delivery(&mut context).map_err(|error| error.to_string()).unwrap()
 }
 

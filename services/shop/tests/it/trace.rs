@@ -60,7 +60,7 @@ async fn a_staged_event_continues_the_trace_of_its_cause() {
     }
     let batch = tokio::time::timeout(Duration::from_secs(10), readers.join_next()).await.unwrap();
     let record = Record::new(batch.unwrap().unwrap(), 0).unwrap();
-    let trace = Incoming::read(&record, None).unwrap().envelope().unwrap().trace.unwrap().to_string();
+    let trace = Incoming::read(&record, None).unwrap().envelope().trace.unwrap().to_string();
     assert_eq!((&trace[..36], &trace[52..]), (&TRACE[..36], "-01"));
     assert_ne!(trace[36..52], TRACE[36..52]);
     stop.send(()).unwrap();
