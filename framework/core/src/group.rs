@@ -1,5 +1,6 @@
-//! Who owns which partition, for logs whose groups live in one process. Pure state: the adapter keeps it behind its
-//! own lock and carries the moves out. Hand-over is cooperative: a partition is given only after its owner answered.
+//! Who owns which partition, for logs that balance their groups themselves. Pure state: the adapter keeps it behind its
+//! own lock, or restores it in each transaction, and carries the moves out. Hand-over is cooperative: a partition is
+//! given only after its owner answered.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -31,6 +32,20 @@ impl Group {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// A group as an adapter stored it: its members, the partitions of their topics, who owns what, and what its owner
+    /// was asked for. What belongs to nobody here is free.
+    #[must_use]
+    pub fn restore(
+        members: BTreeMap<MemberId, BTreeSet<TopicName>>,
+        partitions: BTreeSet<PartitionId>,
+        mut owners: BTreeMap<PartitionId, MemberId>,
+        mut revoking: BTreeSet<PartitionId>,
+    ) -> Self {
+        owners.retain(|_, owner| members.contains_key(owner));
+        revoking.retain(|partition| owners.contains_key(partition));
+        Self { members, partitions, owners, revoking }
     }
 
     /// Whether nobody is in it.
@@ -82,9 +97,9 @@ impl Group {
             .collect()
     }
 
-    /// Sticky and even per topic: members keep what they have up to their share, the rest is asked for, and free
-    /// partitions go to who has least.
-    fn balance(&mut self) -> Vec<Move> {
+    /// What is due. Sticky and even per topic: members keep what they have up to their share, the rest is asked for, and
+    /// free partitions go to who has least.
+    pub fn balance(&mut self) -> Vec<Move> {
         let mut assign: BTreeMap<MemberId, Vec<PartitionId>> = BTreeMap::new();
         let mut revoke: BTreeMap<MemberId, Vec<PartitionId>> = BTreeMap::new();
         let topics: BTreeSet<_> = self.members.values().flatten().cloned().collect();
@@ -158,6 +173,18 @@ mod tests {
         assert_eq!(group.revoked(1, &partitions([2])), []);
         assert_eq!(group.revoked(1, &partitions([3])), [Move::Assign(2, partitions([3]))]);
         assert_eq!(group.owned_by(1), partitions(0..2));
+    }
+
+    /// P9. Red when `restore` keeps the owner of a member that is not there, or forgets what was asked for.
+    #[test]
+    fn a_restored_group_goes_on() {
+        let members = BTreeMap::from([(1, BTreeSet::from([topic()])), (2, BTreeSet::from([topic()]))]);
+        let owners = partitions(0..4).into_iter().zip([1, 1, 1, 9]).collect();
+        let asked = partitions([2, 3]).into_iter().collect();
+        let mut group = Group::restore(members, partitions(0..4).into_iter().collect(), owners, asked);
+        assert_eq!(group.balance(), [Move::Assign(2, partitions([3]))]);
+        assert_eq!(group.balance(), []);
+        assert_eq!(group.revoked(1, &partitions([2])), [Move::Assign(2, partitions([2]))]);
     }
 
     #[test]

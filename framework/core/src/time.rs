@@ -34,6 +34,12 @@ impl Timestamp {
         self.0.div_euclid(1_000)
     }
 
+    /// This moment and `duration`, or the largest moment.
+    #[must_use]
+    pub fn saturating_add(self, duration: Duration) -> Self {
+        Self(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// This moment less `duration`, or the smallest moment.
     #[must_use]
     pub fn saturating_sub(self, duration: Duration) -> Self {

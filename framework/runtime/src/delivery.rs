@@ -1,35 +1,40 @@
-//! The attempts at one record: its transaction, its retries, its dead letter.
+//! One attempt at one record: its handler, its transaction, what it publishes.
 //!
 //! A kill at any point leaves the delivery open: above the settled offset, and unmarked unless its transaction
 //! committed. It is then delivered again, and a committed one is recognised by its mark.
 
 use std::{
     any::Any,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
+    task::{self, Poll, Waker},
+    time::Duration,
 };
 
 use aqueduct_core::{
-    DecodeError, Draft, Envelope, HandlerError, LogErrorKind, NewRecord, Record,
+    DecodeError, Draft, HandlerError, LogErrorKind, NewRecord, Record,
     cloudevents::Incoming,
-    effects::{Begin, Claim, CommitError, Effects, Place, Transaction},
-    handler::{ArgsError, Context, Outcome, Route},
-    log::{Offset, PartitionId, Position, Settlement},
+    effects::{Begin, Claim, CommitError, Effects, EventMark, Place, Transaction},
+    handler::{ArgsError, Context, Route, RouteSlot},
+    log::PartitionId,
 };
 use futures_util::FutureExt;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::Instant};
 use tracing::Instrument;
 
 use crate::{
     bus::{Bus, PublishError},
-    dead_letter::DeadLetters,
-    policy::OnFailure,
+    health::Health,
     status::Board,
     subscription::{Routing, Subscription, Target},
 };
+
+/// A handler that blocks longer than this is not run where it holds up its neighbours.
+const BLOCKED: Duration = Duration::from_millis(1);
 
 /// What all partitions of a subscription share.
 pub(crate) struct Shared<S> {
@@ -38,228 +43,303 @@ pub(crate) struct Shared<S> {
     pub(crate) state: S,
     pub(crate) bus: Bus,
     pub(crate) effects: Option<Arc<dyn Effects>>,
-    pub(crate) dead_letters: DeadLetters,
-    pub(crate) permits: Semaphore,
+    pub(crate) permits: Arc<Semaphore>,
     pub(crate) board: Board,
+    /// By route.
+    pub(crate) routes: Vec<RouteState>,
+}
+
+/// What is learnt of a route while it runs.
+#[derive(Debug, Default)]
+pub(crate) struct RouteState {
+    pub(crate) health: Arc<Health>,
+    /// It blocked a thread once: its attempts are tasks of their own from then on.
+    pub(crate) blocks: AtomicBool,
 }
 
 /// The assignment that a delivery belongs to.
 #[derive(Debug)]
 pub(crate) struct Assigned {
     pub(crate) partition: PartitionId,
+    pub(crate) topic_id: uuid::Uuid,
     pub(crate) generation: i64,
     pub(crate) claim: Option<Claim>,
-    /// Set once the partition drains or stops: what has not begun then does not begin.
-    pub(crate) draining: AtomicBool,
-    /// Deliveries that have begun and not ended.
-    pub(crate) begun: AtomicUsize,
-}
-
-/// How a delivery came to an end.
-#[derive(Debug)]
-pub(crate) enum End {
-    /// Handled, or its dead letter was acknowledged.
-    Ended,
-    /// The partition drains, and this delivery had not begun.
-    NotBegun,
-    /// The partition has a newer owner.
-    Fenced,
-    /// The partition must stop, for this reason; the delivery has not ended.
-    Stop(String),
 }
 
 /// How one attempt went.
-enum Attempted {
+#[derive(Debug)]
+pub(crate) enum Attempted {
     Ended,
     Fenced,
     /// The handler said no, or panicked.
     Failed(HandlerError),
     /// No attempt can succeed.
     Undecodable(DecodeError),
-    /// The database or the log did not answer: not the record's fault, so no attempt is counted.
+    /// Something outside does not answer: not the record's fault.
     Outage(String),
 }
 
+/// A handler at work in its slot.
+pub(crate) struct Started<S> {
+    pub(crate) route: usize,
+    slot: RouteSlot<S>,
+}
+
+/// Slots that are free, by route.
+pub(crate) struct Spare<S>(Vec<Vec<RouteSlot<S>>>);
+
+/// The most slots that are kept of each route.
+const MAX_SPARE: usize = 64;
+
+impl<S> Spare<S> {
+    pub(crate) fn new(routes: usize) -> Self {
+        Self((0..routes).map(|_| Vec::new()).collect())
+    }
+
+    fn take(&mut self, route: usize, make: &dyn Route<S>) -> RouteSlot<S> {
+        self.0.get_mut(route).and_then(Vec::pop).unwrap_or_else(|| make.slot())
+    }
+
+    /// Takes a slot back whose run is over.
+    pub(crate) fn give(&mut self, started: Started<S>) {
+        if let Some(free) = self.0.get_mut(started.route).filter(|free| free.len() < MAX_SPARE) {
+            free.push(started.slot);
+        }
+    }
+}
+
+/// What came of running a handler where its record was read.
+pub(crate) enum InPlace<S> {
+    /// It is over.
+    Over(Attempted),
+    /// It waits for something: [`Shared::attempt`] goes on with it.
+    Waits(Started<S>),
+    /// It has returned events, or needs a transaction, a span, or a thread of its own: begin it by
+    /// [`Shared::attempt`].
+    Returned(Started<S>, Vec<Draft>),
+    Elsewhere,
+}
+
 impl<S: Send + Sync + 'static> Shared<S> {
-    /// Attempts `record` until it has ended. `settled` tells the partition's settled offset.
-    pub(crate) async fn deliver(
+    /// Begins the first attempt at `record`, and polls the handler once, here. A handler that is ready at once costs
+    /// no task, no queue and no allocation of ours.
+    pub(crate) fn in_place(
         &self,
         assigned: &Assigned,
-        record: Record,
-        settled: &(dyn Fn() -> Offset + Send + Sync),
-    ) -> End {
-        let Ok(mut permit) = self.permits.acquire().await else { return End::NotBegun };
-        if assigned.draining.load(Ordering::Acquire) {
-            return End::NotBegun;
+        record: &Record,
+        attempt: u32,
+        spare: &mut Spare<S>,
+    ) -> InPlace<S> {
+        if assigned.claim.is_some() {
+            return InPlace::Elsewhere;
         }
-        // Counted until it ends, or until a drain gives it up.
-        assigned.begun.fetch_add(1, Ordering::AcqRel);
-        let mut attempts = 0;
-        let mut outages = 0;
-        loop {
-            let attempt =
-                AssertUnwindSafe(self.attempt(assigned, &record, attempts + 1)).catch_unwind().await;
-            // While it waits, others of this subscription use its place.
-            drop(permit);
-            let random = self.bus.environment().random_u64();
-            let (reason, delay) = match attempt.unwrap_or_else(|panic| Attempted::Failed(panicked(&*panic))) {
-                Attempted::Ended => {
-                    if outages > 0 {
-                        self.board.partition(&assigned.partition, |partition| partition.waiting = None);
-                    }
-                    return End::Ended;
+        let (incoming, route) = match self.read(record) {
+            Ok(Ok((incoming, route))) => (incoming, route),
+            Ok(Err(over)) | Err(over) => return InPlace::Over(over),
+        };
+        if incoming.sampled() || self.blocks(route) {
+            return InPlace::Elsewhere;
+        }
+        let Some(handler) = self.routing.route(route) else { return InPlace::Elsewhere };
+        let mut slot = spare.take(route, &**handler);
+        let Some(payload) = incoming.payload else { return InPlace::Elsewhere };
+        let mut context = Context { state: &self.state, incoming: &incoming, payload, attempt, lease: None };
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            slot.as_mut().start(&mut context)?;
+            // Where it waits, `attempt` polls it again at once, with a waker that counts.
+            Ok(slot.as_mut().poll(&mut task::Context::from_waker(Waker::noop())))
+        }));
+        match polled {
+            Ok(Ok(Poll::Ready(Ok(drafts)))) => {
+                let started = Started { route, slot };
+                if !drafts.is_empty() {
+                    return InPlace::Returned(started, drafts);
                 }
-                Attempted::Fenced => return End::Fenced,
-                Attempted::Undecodable(error) => {
-                    return self.fail(assigned, &record, &error.to_string(), attempts + 1, settled).await;
-                }
-                Attempted::Outage(reason) => {
-                    outages += 1;
-                    let delay = self.subscription.retry.delay(outages, random);
-                    tracing::warn!(subscription = self.subscription.name, position = ?record, reason, ?delay, "waiting for an outage to end");
-                    self.board.partition(&assigned.partition, |partition| partition.waiting = Some(reason));
-                    tokio::time::sleep(delay).await;
-                    permit = match self.permits.acquire().await {
-                        Ok(permit) => permit,
-                        Err(_) => return End::NotBegun,
-                    };
-                    continue;
-                }
-                Attempted::Failed(error) => {
-                    attempts += 1;
-                    let delay = match error.outcome() {
-                        Outcome::Terminal => None,
-                        Outcome::RetryAfter(delay) => Some(delay),
-                        Outcome::Retry => Some(self.subscription.retry.delay(attempts, random)),
-                    };
-                    (error.to_string(), delay)
-                }
-            };
-            match delay {
-                Some(delay) if attempts < self.subscription.retry.limit() => {
-                    tracing::warn!(subscription = self.subscription.name, position = ?record, attempts, reason, ?delay, "an attempt failed");
-                    self.board.lock().retried += 1;
-                    tokio::time::sleep(delay).await;
-                    permit = match self.permits.acquire().await {
-                        Ok(permit) => permit,
-                        Err(_) => return End::NotBegun,
-                    };
-                }
-                _ => return self.fail(assigned, &record, &reason, attempts, settled).await,
+                spare.give(started);
+                self.succeeded(route);
+                InPlace::Over(Attempted::Ended)
+            }
+            Ok(Ok(Poll::Ready(Err(error)))) => {
+                spare.give(Started { route, slot });
+                InPlace::Over(Attempted::Failed(error))
+            }
+            Ok(Ok(Poll::Pending)) => InPlace::Waits(Started { route, slot }),
+            Ok(Err(error)) => InPlace::Over(refused(error)),
+            Err(panic) => {
+                discard(slot);
+                InPlace::Over(Attempted::Failed(panicked(&*panic)))
             }
         }
     }
 
-    async fn attempt(&self, assigned: &Assigned, record: &Record, attempt: u32) -> Attempted {
-        match self.try_attempt(assigned, record, attempt).await {
-            Ok(attempted) | Err(attempted) => attempted,
+    /// One attempt, from where [`Shared::in_place`] left it or from its beginning.
+    pub(crate) async fn attempt(
+        &self,
+        assigned: &Assigned,
+        record: &Record,
+        place: Place,
+        attempt: u32,
+        mut begun: Option<Started<S>>,
+        returned: Option<Vec<Draft>>,
+    ) -> (Attempted, Option<Started<S>>) {
+        let tried = self.try_attempt(assigned, record, place, attempt, &mut begun, returned);
+        let tried = AssertUnwindSafe(tried).catch_unwind().await;
+        let attempted = match tried {
+            Ok(Ok(attempted) | Err(attempted)) => attempted,
+            Err(panic) => {
+                if let Some(begun) = begun.take() {
+                    discard(begun.slot);
+                }
+                Attempted::Failed(panicked(&*panic))
+            }
+        };
+        if let (Attempted::Ended, Some(begun)) = (&attempted, &begun) {
+            self.succeeded(begun.route);
         }
+        (attempted, begun)
     }
 
     async fn try_attempt(
         &self,
         assigned: &Assigned,
         record: &Record,
+        place: Place,
         attempt: u32,
+        begun: &mut Option<Started<S>>,
+        returned: Option<Vec<Draft>>,
     ) -> Result<Attempted, Attempted> {
+        let (incoming, route) = match self.read(record)? {
+            Ok(read) => read,
+            Err(over) => return Ok(over),
+        };
+        let Some(handler) = self.routing.route(route) else { return Ok(Attempted::Ended) };
+        let payload = incoming.payload.unwrap_or_default();
+        let context = Context { state: &self.state, incoming: &incoming, payload, attempt, lease: None };
+        let Some((effects, claim)) = self.effects.as_ref().zip(assigned.claim) else {
+            let drafts = match returned {
+                Some(drafts) => drafts,
+                None => self.call(&**handler, route, context, begun).await?,
+            };
+            if !drafts.is_empty() {
+                let records = self.consequences(drafts, &incoming)?;
+                self.bus.publish_records(records).await.map_err(publish_failed)?;
+            }
+            return Ok(Attempted::Ended);
+        };
+        let mark = incoming.id().mark(incoming.source());
+        let delivery = Delivery { effects, claim, place, mark };
+        let (mut transaction, drafts) = if handler.database().is_some() {
+            let mut transaction = match delivery.begin().await? {
+                Ok(transaction) => transaction,
+                Err(attempted) => return Ok(attempted),
+            };
+            let context = Context { lease: transaction.lease(), ..context };
+            let drafts = self.call(&**handler, route, context, begun).await?;
+            (transaction, drafts)
+        } else {
+            let drafts = self.call(&**handler, route, context, begun).await?;
+            match delivery.begin().await? {
+                Ok(transaction) => (transaction, drafts),
+                Err(attempted) => return Ok(attempted),
+            }
+        };
+        if !drafts.is_empty() {
+            for record in self.consequences(drafts, &incoming)? {
+                transaction.stage(record);
+            }
+        }
+        Ok(delivery.commit(transaction).await)
+    }
+
+    /// Reads a record as an event and finds its handler. The inner error: there is nothing to do.
+    #[allow(clippy::type_complexity, reason = "one use, two lines below its meaning")]
+    fn read<'a>(&self, record: &'a Record) -> Result<Result<(Incoming<'a>, usize), Attempted>, Attempted> {
+        let undecodable = Attempted::Undecodable;
         let (size, limit) = (record.size(), self.subscription.max_record_bytes);
         if size > limit {
-            return Err(Attempted::Undecodable(DecodeError::TooLarge { size, limit }));
+            return Err(undecodable(DecodeError::TooLarge { size, limit }));
         }
-        let undecodable = Attempted::Undecodable;
         let incoming =
             Incoming::read(record, self.routing.default_type(record.topic())).map_err(undecodable)?;
-        let envelope = incoming.envelope();
-        let (route, info) = match self.routing.target(&envelope.name) {
-            Some(Target::Handle(route, info)) => (route, info),
-            Some(Target::Ignore) => return Ok(Attempted::Ended),
+        let (name, version) = incoming.event_type();
+        let (route, info) = match self.routing.target(name) {
+            Some(Target::Handle(route, info)) => (*route, info),
+            Some(Target::Ignore) => return Ok(Err(Attempted::Ended)),
             None => {
-                return Err(undecodable(DecodeError::UnknownType {
-                    name: envelope.name,
-                    version: envelope.version,
-                }));
+                return Err(undecodable(DecodeError::UnknownType { name: name.to_owned(), version }));
             }
         };
         let event = info.event;
         if let (Some(key), None) = (info.key, record.key()) {
             return Err(undecodable(DecodeError::MissingKey { event, key }));
         }
-        let payload = incoming.payload.ok_or(undecodable(DecodeError::NoValue { event }))?;
-        let position = Position { partition: assigned.partition.clone(), offset: record.offset() };
-        let mut context = Context {
-            state: &self.state,
-            incoming: &incoming,
-            payload,
-            attempt,
-            lease: None,
-        };
-        let database = self.effects.as_ref().zip(assigned.claim);
-        match database {
-            Some((effects, claim)) if route.database().is_some() => {
-                let mut transaction = match self.begin(effects, claim, &envelope, record.offset()).await? {
-                    Ok(transaction) => transaction,
-                    Err(attempted) => return Ok(attempted),
-                };
-                context.lease = transaction.lease();
-                let drafts = self.call(&**route, context, &envelope, &position).await?;
-                for record in self.consequences(drafts, &envelope)? {
-                    transaction.stage(record);
-                }
-                self.commit(effects, claim, transaction, record.offset()).await
-            }
-            Some((effects, claim)) => {
-                let drafts = self.call(&**route, context, &envelope, &position).await?;
-                let mut transaction = match self.begin(effects, claim, &envelope, record.offset()).await? {
-                    Ok(transaction) => transaction,
-                    Err(attempted) => return Ok(attempted),
-                };
-                for record in self.consequences(drafts, &envelope)? {
-                    transaction.stage(record);
-                }
-                self.commit(effects, claim, transaction, record.offset()).await
-            }
-            None => {
-                let drafts = self.call(&**route, context, &envelope, &position).await?;
-                let records = self.consequences(drafts, &envelope)?;
-                if !records.is_empty() {
-                    self.bus.publish_records(records).await.map_err(publish_failed)?;
-                }
-                Ok(Attempted::Ended)
-            }
+        if incoming.payload.is_none() {
+            return Err(undecodable(DecodeError::NoValue { event }));
+        }
+        Ok(Ok((incoming, route)))
+    }
+
+    /// The route of a record, where it has one.
+    pub(crate) fn route_of(&self, record: &Record) -> Option<usize> {
+        self.read(record).ok()?.ok().map(|(_, route)| route)
+    }
+
+    /// Whether a route's attempts are tasks of their own.
+    pub(crate) fn blocks(&self, route: usize) -> bool {
+        self.routes.get(route).is_some_and(|route| route.blocks.load(Ordering::Relaxed))
+    }
+
+    fn succeeded(&self, route: usize) {
+        if let Some(route) = self.routes.get(route) {
+            route.health.succeeded();
+        }
+    }
+
+    /// A poll of this route's handler took so long.
+    pub(crate) fn took(&self, route: usize, took: Duration) {
+        let Some(state) = self.routes.get(route).filter(|_| took > BLOCKED) else { return };
+        if !state.blocks.swap(true, Ordering::Relaxed) {
+            let handler = self.routing.route(route).map(|route| route.name());
+            tracing::warn!(
+                subscription = self.subscription.name,
+                handler,
+                ?took,
+                "a handler blocked its thread; each of its attempts is a task of its own from now on"
+            );
         }
     }
 
     /// Runs the handler, in a span where the trace is recorded.
     async fn call(
         &self,
-        route: &dyn Route<S>,
+        handler: &dyn Route<S>,
+        route: usize,
         mut context: Context<'_, S>,
-        envelope: &Envelope,
-        position: &Position,
+        begun: &mut Option<Started<S>>,
     ) -> Result<Vec<Draft>, Attempted> {
-        let mut slot = route.slot();
-        let started = slot.as_mut().start(&mut context);
+        let span = context.incoming.sampled().then(|| {
+            let (envelope, position) = (context.incoming.envelope(), context.position());
+            tracing::info_span!(
+                "handle",
+                subscription = self.subscription.name,
+                event = envelope.name,
+                id = %envelope.id,
+                position = %position.partition,
+                offset = position.offset,
+                traceparent = envelope.trace.map(tracing::field::display)
+            )
+        });
+        if begun.is_none() {
+            let started = begun.insert(Started { route, slot: handler.slot() });
+            started.slot.as_mut().start(&mut context).map_err(refused)?;
+        }
         // A lease that no extractor took goes back before the handler runs, else it would hold up its neighbours.
         drop(context);
-        started.map_err(|error| match error {
-            ArgsError::Decode(error) => Attempted::Undecodable(error),
-            ArgsError::Extract(error) => Attempted::Failed(error),
-        })?;
-        let running = std::future::poll_fn(move |cx| slot.as_mut().poll(cx));
-        let result = match envelope.trace.filter(|trace| trace.sampled()) {
+        let Some(started) = begun else { return Ok(Vec::new()) };
+        let running = Measured { shared: self, route, slot: started.slot.as_mut() };
+        let result = match span {
             None => running.await,
-            Some(trace) => {
-                let span = tracing::info_span!(
-                    "handle",
-                    subscription = self.subscription.name,
-                    event = envelope.name,
-                    id = %envelope.id,
-                    position = %position.partition,
-                    offset = position.offset,
-                    traceparent = %trace
-                );
-                running.instrument(span).await
-            }
+            Some(span) => running.instrument(span).await,
         };
         result.map_err(Attempted::Failed)
     }
@@ -268,11 +348,11 @@ impl<S: Send + Sync + 'static> Shared<S> {
     ///
     /// A record that the log would not take is refused here, before it is staged: no attempt can succeed, and in the
     /// outbox it would hold up all behind it.
-    fn consequences(&self, drafts: Vec<Draft>, cause: &Envelope) -> Result<Vec<NewRecord>, Attempted> {
-        let scope = &self.subscription.name;
+    fn consequences(&self, drafts: Vec<Draft>, cause: &Incoming<'_>) -> Result<Vec<NewRecord>, Attempted> {
+        let (scope, cause) = (&self.subscription.name, cause.envelope());
         let environment = self.bus.environment();
         let records = drafts.into_iter().enumerate().map(|(index, draft)| {
-            draft.caused_by(cause, scope, index, environment).into_record(self.bus.source(), environment)
+            draft.caused_by(&cause, scope, index, environment).into_record(self.bus.source(), environment)
         });
         let records: Vec<_> = records.collect();
         match self.bus.check_sizes(&records) {
@@ -281,15 +361,53 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
     }
 
-    async fn begin(
-        &self,
-        effects: &Arc<dyn Effects>,
-        claim: Claim,
-        envelope: &Envelope,
-        offset: Offset,
-    ) -> Result<Result<Box<dyn Transaction>, Attempted>, Attempted> {
-        let mark = envelope.id.mark(&envelope.source);
-        match effects.begin(claim, Place::Live(offset), Some(mark)).await {
+    /// Marks a dead letter's position in the database, so that it is not delivered again after a restart.
+    pub(crate) async fn mark_ended(&self, assigned: &Assigned, place: Place) -> Attempted {
+        let Some((effects, claim)) = self.effects.as_ref().zip(assigned.claim) else {
+            return Attempted::Ended;
+        };
+        let error = match effects.begin(claim, place, None).await {
+            Ok(Begin::Fenced) => return Attempted::Fenced,
+            Ok(Begin::Ended) => return Attempted::Ended,
+            Ok(Begin::New(transaction)) => match transaction.commit().await {
+                Ok(()) => return Attempted::Ended,
+                Err(error) => error.to_string(),
+            },
+            Err(error) => error.to_string(),
+        };
+        Attempted::Outage(format!("the dead letter's position cannot be marked: {error}"))
+    }
+}
+
+/// A handler, polled under the clock.
+struct Measured<'a, S> {
+    shared: &'a Shared<S>,
+    route: usize,
+    slot: Pin<&'a mut dyn aqueduct_core::handler::Slot<S>>,
+}
+
+impl<S: Send + Sync + 'static> Future for Measured<'_, S> {
+    type Output = Result<Vec<Draft>, HandlerError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {
+        let began = Instant::now();
+        let polled = self.slot.as_mut().poll(cx);
+        self.shared.took(self.route, began.elapsed());
+        polled
+    }
+}
+
+/// A delivery's transaction.
+struct Delivery<'a> {
+    effects: &'a Arc<dyn Effects>,
+    claim: Claim,
+    place: Place,
+    mark: EventMark,
+}
+
+impl Delivery<'_> {
+    async fn begin(&self) -> Result<Result<Box<dyn Transaction>, Attempted>, Attempted> {
+        match self.effects.begin(self.claim, self.place, Some(self.mark)).await {
             Ok(Begin::New(transaction)) => Ok(Ok(transaction)),
             Ok(Begin::Ended) => Ok(Err(Attempted::Ended)),
             Ok(Begin::Fenced) => Ok(Err(Attempted::Fenced)),
@@ -297,99 +415,26 @@ impl<S: Send + Sync + 'static> Shared<S> {
         }
     }
 
-    async fn commit(
-        &self,
-        effects: &Arc<dyn Effects>,
-        claim: Claim,
-        transaction: Box<dyn Transaction>,
-        offset: Offset,
-    ) -> Result<Attempted, Attempted> {
+    async fn commit(&self, transaction: Box<dyn Transaction>) -> Attempted {
         match transaction.commit().await {
-            Ok(()) => Ok(Attempted::Ended),
-            Err(CommitError::Refused(error)) => Ok(Attempted::Failed(error)),
-            Err(CommitError::Unknown(error)) => match effects.ended(claim, Place::Live(offset), None).await {
-                Ok(true) => Ok(Attempted::Ended),
-                Ok(false) => Ok(Attempted::Outage(error.to_string())),
-                Err(second) => Ok(Attempted::Outage(format!("{error}; then {second}"))),
-            },
-            Err(error) => Ok(Attempted::Outage(error.to_string())),
-        }
-    }
-
-    /// Follows the policy for a record that will not be handled.
-    async fn fail(
-        &self,
-        assigned: &Assigned,
-        record: &Record,
-        reason: &str,
-        attempts: u32,
-        settled: &(dyn Fn() -> Offset + Send + Sync),
-    ) -> End {
-        if self.subscription.on_failure == OnFailure::Stop {
-            return End::Stop(format!("{record:?} failed after {attempts} attempts: {reason}"));
-        }
-        let mut failures = 0;
-        loop {
-            let settlement = Settlement {
-                partition: assigned.partition.clone(),
-                generation: assigned.generation,
-                offset: settled(),
-                metadata: String::new(),
-            };
-            let error = match self.dead_letters.store(record, reason, attempts, settlement).await {
-                Ok(()) => break,
-                Err(error) => error,
-            };
-            match error.kind() {
-                LogErrorKind::StaleGeneration => return End::Fenced,
-                LogErrorKind::Unreachable | LogErrorKind::UnknownOutcome | LogErrorKind::Held => {}
-                _ => {
-                    return End::Stop(format!(
-                        "the dead letter of {record:?} cannot be stored: {error} (it failed with: {reason})"
-                    ));
+            Ok(()) => Attempted::Ended,
+            Err(CommitError::Refused(error)) => Attempted::Failed(error),
+            Err(CommitError::Unknown(error)) => {
+                match self.effects.ended(self.claim, self.place, Some(self.mark)).await {
+                    Ok(true) => Attempted::Ended,
+                    Ok(false) => Attempted::Outage(error.to_string()),
+                    Err(second) => Attempted::Outage(format!("{error}; then {second}")),
                 }
             }
-            failures += 1;
-            let waiting = format!("the dead letter of {record:?} cannot be stored now: {error}");
-            tracing::warn!(
-                subscription = self.subscription.name,
-                reason = waiting,
-                "waiting for an outage to end"
-            );
-            self.board.partition(&assigned.partition, |partition| partition.waiting = Some(waiting));
-            tokio::time::sleep(self.subscription.retry.delay(failures, self.bus.environment().random_u64()))
-                .await;
+            Err(error) => Attempted::Outage(error.to_string()),
         }
-        tracing::error!(subscription = self.subscription.name, position = ?record, attempts, reason, "dead letter");
-        {
-            let mut status = self.board.lock();
-            status.dead_letters += 1;
-            if let Some(partition) = status.partitions.get_mut(&assigned.partition) {
-                partition.waiting = None;
-            }
-        }
-        self.mark_ended(assigned, record).await
     }
+}
 
-    /// Marks a dead letter's position in the database, so that it is not delivered again after a restart.
-    async fn mark_ended(&self, assigned: &Assigned, record: &Record) -> End {
-        let Some((effects, claim)) = self.effects.as_ref().zip(assigned.claim) else { return End::Ended };
-        let mut failures = 0;
-        loop {
-            let error = match effects.begin(claim, Place::Live(record.offset()), None).await {
-                Ok(Begin::Fenced) => return End::Fenced,
-                Ok(Begin::Ended) => return End::Ended,
-                Ok(Begin::New(transaction)) => match transaction.commit().await {
-                    Ok(()) => return End::Ended,
-                    Err(error) => error.to_string(),
-                },
-                Err(error) => error.to_string(),
-            };
-            failures += 1;
-            tracing::warn!(subscription = self.subscription.name, position = ?record, error, "cannot mark a dead letter yet");
-            tokio::time::sleep(self.subscription.retry.delay(failures, self.bus.environment().random_u64()))
-                .await;
-        }
+fn refused(error: ArgsError) -> Attempted {
+    match error {
+        ArgsError::Decode(error) => Attempted::Undecodable(error),
+        ArgsError::Extract(error) => Attempted::Failed(error),
     }
 }
 
@@ -412,4 +457,10 @@ fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
     let text =
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     HandlerError::from(format!("the handler panicked: {}", text.unwrap_or("no message")))
+}
+
+/// Drops a handler that panicked; what it held may panic once more.
+fn discard<S>(slot: RouteSlot<S>) {
+    // There is nothing left to do with a second panic: the first is the attempt's failure.
+    drop(catch_unwind(AssertUnwindSafe(|| drop(slot))));
 }

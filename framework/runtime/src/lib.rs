@@ -3,19 +3,30 @@
 //! - [`bus`]: [`Bus`], which publishes; `gate` keeps the order of calls and bounds what is in flight
 //! - [`subscription`]: [`Subscription`], what a service declares; its guarantee line
 //! - [`policy`]: [`Retry`] and [`OnFailure`]
-//! - `subscriber`: one task per subscription, which owns the consumer: assignments, settling, drain
-//! - `settler`: stores settled offsets
-//! - `partition`: one task per partition: window, lanes by key, the ring of ended deliveries
-//! - `delivery`: the attempts at one record, its transaction, its dead letter
+//! - `subscriber`: one task per subscription; makes the log's client anew when it died
+//! - `running`: assignments, hand-over, drain, while there is a client; `settler` stores settled offsets, `monitor` finds
+//!   partitions without progress
+//! - `partition`: one task per partition: window, lanes by key (`lanes`), the `ring` of ended deliveries
+//! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the
+//!   handler works for others
+//! - `aside`: writes dead letters (`dead_letter`) and parked records
+//! - [`parking`]: keys that wait for an operator, and how they are released
 //! - [`status`]: what a subscription says of itself
 
+mod aside;
 pub mod bus;
 mod dead_letter;
 mod delivery;
 mod gate;
+mod health;
+mod lanes;
+mod monitor;
+mod outcome;
+pub mod parking;
 mod partition;
 pub mod policy;
 mod ring;
+mod running;
 mod settler;
 pub mod status;
 mod subscriber;
@@ -23,7 +34,8 @@ pub mod subscription;
 
 pub use bus::{Bus, PublishError};
 pub use dead_letter::topic_of as dead_letter_topic;
+pub use parking::{ParkedKey, ReleaseError, parked, release};
 pub use policy::{OnFailure, Retry};
-pub use status::{PartitionStatus, SubscriptionStatus};
+pub use status::{PartitionStatus, Stall, StallKind, SubscriptionStatus};
 pub use subscriber::{Drained, Subscriber, SubscriberError};
 pub use subscription::{Subscription, SubscriptionError};

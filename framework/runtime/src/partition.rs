@@ -1,10 +1,12 @@
-//! One task per partition: reads within the window, keeps one lane per key, and knows which deliveries have ended.
+//! One task per partition: reads within the window, attempts the first record of each lane, knows which deliveries have
+//! ended, and keeps parked keys.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::HashSet,
+    pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -15,17 +17,29 @@ use aqueduct_core::{
     log::{Offset, PartitionReader},
 };
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{OwnedSemaphorePermit, mpsc, watch},
+    time::{Instant, Sleep},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    delivery::{Assigned, End, Shared},
+    aside::{Aside, Op, Refused, Written},
+    delivery::{Assigned, Attempted, InPlace, Shared, Spare, Started},
+    lanes::{Head, KeyBytes, LaneId, Lanes, Origin, State, holder},
+    parking::{control::Asked, index::ParkedKeys},
     ring::Ring,
     subscription::Target,
 };
 
 /// Records asked of a reader at once.
 const READ_BATCH: usize = 512;
+
+/// How long records are handled where they were read before others get a turn.
+const BUDGET: Duration = Duration::from_millis(5);
+
+/// How often a partition with open deliveries says what holds it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What the subscriber wants of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +55,7 @@ pub(crate) enum Wish {
 /// How a partition's task ended.
 #[derive(Debug)]
 pub(crate) enum Closed {
-    /// Drained; so many deliveries were in flight and did not end.
+    /// Drained; so many deliveries had begun and did not end.
     Drained { unfinished: usize },
     /// Another owner has it.
     Fenced,
@@ -49,45 +63,98 @@ pub(crate) enum Closed {
     Stopped(String),
 }
 
-pub(crate) struct Partition<S> {
-    shared: Arc<Shared<S>>,
-    assigned: Arc<Assigned>,
-    ring: Ring,
-    settled: Arc<AtomicI64>,
-    /// Offsets that ended under an earlier assignment.
-    ended: HashSet<Offset>,
-    lanes: HashMap<Box<[u8]>, VecDeque<(u64, Record)>>,
-    running: FuturesUnordered<BoxFuture<'static, Finished>>,
-    /// Read, and not yet within the window: with the next index, and where the reader stood after it.
-    pending: Option<(Arc<dyn RecordBatch>, usize, Offset)>,
-    window_reported: bool,
+/// What the subscriber sees of a partition without asking its task.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    /// The settled offset.
+    pub(crate) settled: AtomicI64,
+    /// Where its reader stands.
+    pub(crate) read: AtomicI64,
+    /// Whether it waits for records.
+    pub(crate) hungry: AtomicBool,
 }
 
-struct Finished {
-    lane: Option<Box<[u8]>>,
-    sequence: u64,
-    end: End,
+pub(crate) struct Partition<S> {
+    pub(super) shared: Arc<Shared<S>>,
+    pub(super) assigned: Arc<Assigned>,
+    pub(super) ring: Ring,
+    pub(super) progress: Arc<Progress>,
+    /// Offsets that ended under an earlier assignment.
+    ended: HashSet<Offset>,
+    pub(super) lanes: Lanes,
+    pub(super) running: FuturesUnordered<BoxFuture<'static, Finished<S>>>,
+    pub(super) parked: ParkedKeys,
+    pub(super) aside: Aside,
+    spare: Spare<S>,
+    /// A place to run that is waited for, where lanes are ready and all places were taken.
+    place: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+    /// Read, and not yet within the window: with the next index, and where the reader stood after it.
+    pending: Option<(Arc<dyn RecordBatch>, usize, Offset)>,
+    /// Heads that an outage holds.
+    pub(super) held_up: usize,
+    /// Ended since the status was last told.
+    pub(super) news: u64,
+    told: (Offset, usize, usize),
+    window_reported: bool,
+    /// Nothing begins any more.
+    pub(super) draining: bool,
+}
+
+/// What ended beside the partition's task.
+pub(crate) enum Finished<S> {
+    /// An attempt.
+    Attempt { lane: LaneId, attempted: Attempted, slot: Option<Started<S>> },
+    /// A parked record was read back.
+    Loaded { key: KeyBytes, offset: Offset, loaded: Result<Record, String> },
+}
+
+/// Why a partition's task cannot go on.
+#[derive(Debug)]
+pub(crate) enum Halt {
+    Fenced,
+    Stop(String),
+}
+
+/// What a partition starts with.
+pub(crate) struct Beginning {
+    pub(crate) ended: HashSet<Offset>,
+    pub(crate) parked: ParkedKeys,
+    pub(crate) releases: Vec<Asked>,
 }
 
 impl<S: Send + Sync + 'static> Partition<S> {
     pub(crate) fn new(
         shared: Arc<Shared<S>>,
-        assigned: Assigned,
+        assigned: Arc<Assigned>,
         start: Offset,
-        ended: Vec<Offset>,
-        settled: Arc<AtomicI64>,
+        progress: Arc<Progress>,
+        aside: Aside,
+        beginning: Beginning,
     ) -> Self {
-        Self {
+        let routes = shared.routes.len();
+        let mut partition = Self {
             shared,
-            assigned: Arc::new(assigned),
+            assigned,
             ring: Ring::new(start),
-            settled,
-            ended: ended.into_iter().collect(),
-            lanes: HashMap::new(),
+            progress,
+            ended: beginning.ended,
+            lanes: Lanes::default(),
             running: FuturesUnordered::new(),
+            parked: beginning.parked,
+            aside,
+            spare: Spare::new(routes),
+            place: None,
             pending: None,
+            held_up: 0,
+            news: 0,
+            told: (start, 0, 0),
             window_reported: false,
+            draining: false,
+        };
+        for asked in beginning.releases {
+            partition.release(asked);
         }
+        partition
     }
 
     /// Runs until it is drained, lost or stopped.
@@ -95,11 +162,20 @@ impl<S: Send + Sync + 'static> Partition<S> {
         mut self,
         reader: Box<dyn PartitionReader>,
         mut wish: watch::Receiver<Wish>,
+        mut releases: mpsc::UnboundedReceiver<Asked>,
     ) -> Closed {
         let (batches, mut incoming) = mpsc::channel(1);
         let feeder = AbortOnDropHandle::new(tokio::spawn(feed(reader, batches)));
-        let stopped = loop {
-            self.admit();
+        let mut timer = Box::pin(tokio::time::sleep(LOOK));
+        let mut look = Instant::now() + LOOK;
+        let halt = loop {
+            let more = match self.step() {
+                Ok(more) => more,
+                Err(halt) => break halt,
+            };
+            self.tell();
+            self.reset(timer.as_mut(), look);
+            self.progress.hungry.store(self.pending.is_none(), Ordering::Relaxed);
             tokio::select! {
                 biased;
                 changed = wish.changed() => {
@@ -114,19 +190,38 @@ impl<S: Send + Sync + 'static> Partition<S> {
                         }
                     }
                 }
-                Some(finished) = self.running.next(), if !self.running.is_empty() => match self.finish(finished) {
-                    None | Some(End::NotBegun) => {}
-                    Some(End::Stop(reason)) => break reason,
-                    Some(_) => return Closed::Fenced,
-                },
+                Some(asked) = releases.recv() => self.release(asked),
+                Some(finished) = self.running.next(), if !self.running.is_empty() => {
+                    if let Err(halt) = self.finish_all(finished) { break halt }
+                }
+                written = self.aside.next(), if self.aside.busy() => {
+                    if let Err(halt) = self.on_written(written) { break halt }
+                }
+                () = timer.as_mut() => {
+                    self.lanes.wake_due(Instant::now());
+                    self.release_due();
+                    if look <= Instant::now() {
+                        look = Instant::now() + LOOK;
+                        self.say_what_holds();
+                    }
+                }
+                permit = got(&mut self.place), if self.place.is_some() => {
+                    self.place = None;
+                    if let Some(permit) = permit && let Err(halt) = self.start_ready(Some(permit)) { break halt }
+                }
                 batch = incoming.recv(), if self.pending.is_none() => match batch {
-                    Some(Ok((batch, position))) => self.pending = Some((batch, 0, position)),
-                    Some(Err(error)) => break error.to_string(),
-                    None => break "its reader ended".to_owned(),
+                    Some(Ok((batch, position))) => {
+                        self.progress.read.store(position, Ordering::Relaxed);
+                        self.pending = Some((batch, 0, position));
+                    }
+                    Some(Err(error)) => break Halt::Stop(error.to_string()),
+                    None => break Halt::Stop("its reader ended".to_owned()),
                 },
+                () = tokio::task::yield_now(), if more => {}
             }
         };
         drop(feeder);
+        let Halt::Stop(stopped) = halt else { return Closed::Fenced };
         // Said now: other keys may take long to end, or for ever.
         self.shared
             .board
@@ -134,80 +229,175 @@ impl<S: Send + Sync + 'static> Partition<S> {
         self.drain(None, wish, Some(stopped)).await
     }
 
-    /// Begins nothing more, and waits for what has begun: until `deadline`, or until the subscriber sets one.
-    async fn drain(
-        mut self,
-        deadline: Option<Duration>,
-        mut wish: watch::Receiver<Wish>,
-        stopped: Option<String>,
-    ) -> Closed {
-        self.assigned.draining.store(true, Ordering::Release);
-        self.pending = None;
-        for queue in self.lanes.values_mut() {
-            queue.clear();
-        }
-        let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));
-        tokio::pin!(timer);
-        while !self.running.is_empty() {
-            tokio::select! {
-                biased;
-                changed = wish.changed() => {
-                    let wished = if changed.is_ok() { *wish.borrow_and_update() } else { Wish::Lost };
-                    match wished {
-                        Wish::Run => {}
-                        Wish::Lost => return Closed::Fenced,
-                        Wish::Drain(deadline) => timer.as_mut().reset(tokio::time::Instant::now() + deadline),
-                    }
-                }
-                Some(finished) = self.running.next() => match &finished.end {
-                    End::Ended => self.ring_end(&finished),
-                    End::NotBegun => {}
-                    End::Fenced => return Closed::Fenced,
-                    End::Stop(reason) => tracing::warn!(reason, "stopped while draining"),
-                },
-                () = &mut timer => break,
+    /// Starts what can start now; `true`: there is more, and others had no turn for a while.
+    fn step(&mut self) -> Result<bool, Halt> {
+        self.start_ready(None)?;
+        self.admit()
+    }
+
+    /// Starts lanes in line, as far as there are places.
+    fn start_ready(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> Result<(), Halt> {
+        while self.lanes.has_ready() {
+            let Some(free) = permit.take().or_else(|| self.try_place()) else {
+                let permits = Arc::clone(&self.shared.permits);
+                self.place.get_or_insert_with(|| permits.acquire_owned().map(Result::ok).boxed());
+                return Ok(());
+            };
+            if let Some(id) = self.lanes.next_ready() {
+                permit = self.start(id, free)?;
             }
         }
-        match stopped {
-            Some(reason) => Closed::Stopped(reason),
-            // Those that wait for a place have not begun; they are not in flight.
-            None => Closed::Drained { unfinished: self.assigned.begun.load(Ordering::Acquire) },
+        Ok(())
+    }
+
+    fn try_place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.shared.permits).try_acquire_owned().ok()
+    }
+
+    /// Begins an attempt at a lane's first record, here where that is possible. Gives the place back if it is free.
+    fn start(
+        &mut self,
+        id: LaneId,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Option<OwnedSemaphorePermit>, Halt> {
+        let Some(lane) = self.lanes.get_mut(id) else { return Ok(Some(permit)) };
+        lane.head.attempts += 1;
+        lane.head.state = State::Running;
+        let (record, attempt, place) = (lane.head.record.clone(), lane.head.attempts, lane.head.place());
+        let began = Instant::now();
+        let in_place = self.shared.in_place(&self.assigned, &record, attempt, &mut self.spare);
+        self.measure(&in_place, &record, began);
+        let (begun, returned) = match in_place {
+            InPlace::Over(attempted) => {
+                self.on_attempted(id, attempted)?;
+                return Ok(Some(permit));
+            }
+            InPlace::Waits(started) => (Some(started), None),
+            InPlace::Returned(started, drafts) => (Some(started), Some(drafts)),
+            InPlace::Elsewhere => (None, None),
+        };
+        self.spawn(id, record, attempt, place, permit, begun, returned);
+        Ok(None)
+    }
+
+    /// A handler that blocks is found out by its first poll.
+    fn measure(&self, in_place: &InPlace<S>, record: &Record, began: Instant) {
+        let took = began.elapsed();
+        // Rarely true, so the record is read once more to find the route.
+        if took >= Duration::from_millis(1)
+            && !matches!(in_place, InPlace::Elsewhere)
+            && let Some(route) = self.shared.route_of(record)
+        {
+            self.shared.took(route, took);
         }
     }
 
-    /// Takes what the window has room for.
-    fn admit(&mut self) {
+    #[allow(clippy::too_many_arguments, reason = "what an attempt is made of; one caller beside `admit`")]
+    fn spawn(
+        &self,
+        lane: LaneId,
+        record: Record,
+        attempt: u32,
+        place: aqueduct_core::effects::Place,
+        permit: OwnedSemaphorePermit,
+        begun: Option<Started<S>>,
+        returned: Option<Vec<aqueduct_core::Draft>>,
+    ) {
+        let (shared, assigned) = (Arc::clone(&self.shared), Arc::clone(&self.assigned));
+        let blocks = shared.route_of(&record).is_some_and(|route| shared.blocks(route));
+        let attempt = async move {
+            let (attempted, slot) =
+                shared.attempt(&assigned, &record, place, attempt, begun, returned).await;
+            drop(permit);
+            Finished::Attempt { lane, attempted, slot }
+        };
+        if blocks {
+            let task = AbortOnDropHandle::new(tokio::spawn(attempt));
+            let joined = task.map(move |ended| {
+                ended.unwrap_or_else(|error| {
+                    // Handlers are caught one by one, so this is a defect of ours, or the runtime shuts down.
+                    let attempted = Attempted::Outage(format!("its task ended: {error}"));
+                    Finished::Attempt { lane, attempted, slot: None }
+                })
+            });
+            self.running.push(joined.boxed());
+        } else {
+            self.running.push(attempt.boxed());
+        }
+    }
+
+    /// Takes what the window has room for. A record whose key is idle is handled right here.
+    fn admit(&mut self) -> Result<bool, Halt> {
+        let Some((batch, mut index, position)) = self.pending.take() else { return Ok(false) };
         let window = self.shared.subscription.window;
-        while let Some((batch, index, position)) = self.pending.take() {
-            let Some(record) = Record::new(Arc::clone(&batch), index) else {
-                self.ring.pass(position);
-                self.publish_settled();
-                return;
-            };
+        let began = Instant::now();
+        let mut now = began;
+        let mut permit: Option<OwnedSemaphorePermit> = None;
+        while let Some(record) = Record::new(Arc::clone(&batch), index) {
             if self.ring.len() >= window {
                 self.pending = Some((batch, index, position));
                 self.report_window();
-                return;
+                return Ok(false);
             }
+            if now - began > BUDGET {
+                self.pending = Some((batch, index, position));
+                return Ok(true);
+            }
+            index += 1;
             self.window_reported = false;
-            self.pending = Some((batch, index + 1, position));
             let sequence = self.ring.push(record.offset());
-            if self.ended.remove(&record.offset()) || self.ignored(&record) {
-                self.ended_now(sequence);
+            if (!self.ended.is_empty() && self.ended.remove(&record.offset())) || self.ignored(&record) {
+                self.end(sequence);
                 continue;
             }
-            match record.key() {
-                None => self.start(None, sequence, record),
-                Some(key) => match self.lanes.get_mut(key) {
-                    Some(queue) => queue.push_back((sequence, record)),
-                    None => {
-                        let lane: Box<[u8]> = key.into();
-                        self.lanes.insert(lane.clone(), VecDeque::new());
-                        self.start(Some(lane), sequence, record);
-                    }
-                },
+            if let Some(key) = record.key() {
+                if let Some(parked) = self.parked.get(key) {
+                    self.park_behind(&parked, sequence, record)?;
+                    continue;
+                }
+                if let Some(id) = self.lanes.of_key(key) {
+                    self.queue(id, sequence, record)?;
+                    continue;
+                }
+            }
+            // Who waits in line comes first.
+            let free = if self.lanes.has_ready() { None } else { permit.take().or_else(|| self.try_place()) };
+            let Some(free) = free else {
+                let id = self.lanes.open(record.key().map(KeyBytes::from), Head::new(record, Origin::Live(sequence)));
+                self.lanes.make_ready(id);
+                continue;
+            };
+            let in_place = self.shared.in_place(&self.assigned, &record, 1, &mut self.spare);
+            let after = Instant::now();
+            if after - now >= Duration::from_millis(1) {
+                self.measure(&in_place, &record, now);
+            }
+            now = after;
+            if let InPlace::Over(Attempted::Ended) = in_place {
+                permit = Some(free);
+                self.end(sequence);
+                continue;
+            }
+            let mut head = Head::new(record.clone(), Origin::Live(sequence));
+            (head.attempts, head.state) = (1, State::Running);
+            let place = head.place();
+            let id = self.lanes.open(record.key().map(KeyBytes::from), head);
+            match in_place {
+                InPlace::Over(attempted) => {
+                    permit = Some(free);
+                    self.on_attempted(id, attempted)?;
+                }
+                InPlace::Waits(started) => self.spawn(id, record, 1, place, free, Some(started), None),
+                InPlace::Returned(started, drafts) => {
+                    self.spawn(id, record, 1, place, free, Some(started), Some(drafts));
+                }
+                InPlace::Elsewhere => self.spawn(id, record, 1, place, free, None, None),
             }
         }
+        self.ring.pass(position);
+        drop(permit);
+        self.start_ready(None)?;
+        Ok(false)
     }
 
     /// An ignored event has no effect, so it need not wait for its key.
@@ -218,81 +408,177 @@ impl<S: Send + Sync + 'static> Partition<S> {
             })
     }
 
-    fn start(&self, lane: Option<Box<[u8]>>, sequence: u64, record: Record) {
-        let shared = Arc::clone(&self.shared);
-        let assigned = Arc::clone(&self.assigned);
-        let settled = Arc::clone(&self.settled);
-        let delivery = async move {
-            let end = shared.deliver(&assigned, record, &|| settled.load(Ordering::Acquire)).await;
-            if !matches!(end, End::NotBegun) {
-                assigned.begun.fetch_sub(1, Ordering::AcqRel);
-            }
-            Finished { lane, sequence, end }
-        };
-        self.running.push(delivery.boxed());
+    /// Takes in what ended, and what ended with it.
+    fn finish_all(&mut self, first: Finished<S>) -> Result<(), Halt> {
+        self.finish(first)?;
+        while let Some(Some(finished)) = self.running.next().now_or_never() {
+            self.finish(finished)?;
+        }
+        Ok(())
     }
 
-    /// Ends a delivery and starts the next of its lane; the result says why the partition cannot go on.
-    fn finish(&mut self, finished: Finished) -> Option<End> {
-        if !matches!(finished.end, End::Ended) {
-            return Some(finished.end);
-        }
-        self.ring_end(&finished);
-        if let Some(lane) = finished.lane {
-            match self.lanes.get_mut(&lane).and_then(VecDeque::pop_front) {
-                Some((sequence, record)) => self.start(Some(lane), sequence, record),
-                None => {
-                    self.lanes.remove(&lane);
+    fn finish(&mut self, finished: Finished<S>) -> Result<(), Halt> {
+        match finished {
+            Finished::Attempt { lane, attempted, slot } => {
+                if let Some(slot) = slot {
+                    self.spare.give(slot);
                 }
+                self.on_attempted(lane, attempted)
             }
-        }
-        None
-    }
-
-    fn ring_end(&mut self, finished: &Finished) {
-        if matches!(finished.end, End::Ended) {
-            self.ended_now(finished.sequence);
+            Finished::Loaded { key, offset, loaded } => self.on_loaded(key, offset, loaded),
         }
     }
 
-    fn ended_now(&mut self, sequence: u64) {
+    pub(super) fn end(&mut self, sequence: u64) {
         self.ring.end(sequence);
-        self.shared.board.lock().ended += 1;
-        self.publish_settled();
+        self.news += 1;
     }
 
-    fn publish_settled(&self) {
-        let (settled, in_flight) = (self.ring.settled(), self.ring.len());
-        self.settled.store(settled, Ordering::Release);
-        self.shared.board.partition(&self.assigned.partition, |status| {
-            status.settled = settled;
-            status.in_flight = in_flight;
+    /// Tells the status what is new.
+    fn tell(&mut self) {
+        let now = (self.ring.settled(), self.ring.len(), self.parked.records());
+        if now == self.told && self.news == 0 {
+            return;
+        }
+        self.told = now;
+        let (settled, in_flight, parked) = now;
+        self.progress.settled.store(settled, Ordering::Release);
+        let news = std::mem::take(&mut self.news);
+        let mut status = self.shared.board.lock();
+        status.ended += news;
+        if let Some(partition) = status.partitions.get_mut(&self.assigned.partition) {
+            partition.settled = settled;
+            partition.in_flight = in_flight;
+            partition.parked = parked;
+            partition.ended += news;
+        }
+    }
+
+    /// Sets the timer to what comes first: a lane's next attempt, a key's release, or the next look.
+    fn reset(&self, timer: Pin<&mut Sleep>, look: Instant) {
+        let mut next = look;
+        if let Some(due) = self.lanes.next_due() {
+            next = next.min(due);
+        }
+        if let Some(due) = self.parked.next_due() {
+            let now = self.shared.bus.environment().now();
+            let left = u64::try_from(due.as_micros().saturating_sub(now.as_micros())).unwrap_or(0);
+            next = next.min(Instant::now() + Duration::from_micros(left));
+        }
+        if timer.deadline() != next {
+            timer.reset(next);
+        }
+    }
+
+    /// Tells the status which delivery holds the settled offset.
+    fn say_what_holds(&self) {
+        let holds = self.ring.oldest().map(|offset| match self.lanes.with_head(self.ring.first()) {
+            Some(lane) => holder(lane, offset),
+            None => format!("the record at offset {offset} waits for its parked copy to be stored"),
         });
+        self.shared.board.partition(&self.assigned.partition, |status| status.holds = holds);
+    }
+
+    /// Begins nothing more, and waits for what has begun: until `deadline`, or until the subscriber sets one.
+    async fn drain(
+        mut self,
+        deadline: Option<Duration>,
+        mut wish: watch::Receiver<Wish>,
+        stopped: Option<String>,
+    ) -> Closed {
+        self.draining = true;
+        self.pending = None;
+        self.place = None;
+        let mut unfinished = self.lanes.drain();
+        let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));
+        tokio::pin!(timer);
+        while !self.running.is_empty() || self.aside.busy() {
+            let ended = tokio::select! {
+                biased;
+                changed = wish.changed() => {
+                    let wished = if changed.is_ok() { *wish.borrow_and_update() } else { Wish::Lost };
+                    match wished {
+                        Wish::Run => {}
+                        Wish::Lost => return Closed::Fenced,
+                        Wish::Drain(deadline) => timer.as_mut().reset(Instant::now() + deadline),
+                    }
+                    Ok(())
+                }
+                Some(finished) = self.running.next(), if !self.running.is_empty() => self.finish(finished),
+                written = self.aside.next(), if self.aside.busy() => self.on_written(written),
+                () = &mut timer => break,
+            };
+            match ended {
+                Ok(()) => {}
+                Err(Halt::Fenced) => return Closed::Fenced,
+                Err(Halt::Stop(reason)) => tracing::warn!(reason, "stopped while draining"),
+            }
+            // What failed now is not tried again here.
+            unfinished += self.lanes.drain();
+            self.tell();
+        }
+        unfinished += self.lanes.iter().count();
+        self.tell();
+        match stopped {
+            Some(reason) => Closed::Stopped(reason),
+            None => Closed::Drained { unfinished },
+        }
     }
 
     /// A full window stops reading; it names the key that fills it, once an episode.
     fn report_window(&mut self) {
-        if self.window_reported || self.running.is_empty() {
+        if self.window_reported {
             return;
         }
         // Under load a window is full for moments; only one that holds many deliveries of one key is worth a word.
-        let Some((key, queued)) =
-            self.lanes.iter().map(|(key, queue)| (key, queue.len())).max_by_key(|(_, queued)| *queued)
+        let Some((lane, queued)) = self.lanes.longest().and_then(|(id, queued)| Some((self.lanes.get(id)?, queued)))
         else {
             return;
         };
         if queued * 4 < self.ring.len() {
             return;
         }
+        let Some(key) = &lane.key else { return };
         self.window_reported = true;
+        let reason = match &lane.head.state {
+            State::Backoff { reason, .. } => reason.as_str(),
+            State::Ready | State::Running | State::Aside => "it is busy",
+        };
         tracing::warn!(
             subscription = self.shared.subscription.name,
             partition = %self.assigned.partition,
             key = %key.escape_ascii(),
             queued,
+            reason,
             oldest = self.ring.oldest(),
             "one key fills the window: other keys of the partition wait"
         );
+    }
+
+    pub(super) fn on_written(&mut self, written: Written) -> Result<(), Halt> {
+        let positions = match written.result {
+            Ok(positions) => positions,
+            Err(Refused::Fenced) => return Err(Halt::Fenced),
+            Err(Refused::Stop(reason)) => return Err(Halt::Stop(reason)),
+        };
+        for (op, position) in written.ops.into_iter().zip(positions) {
+            self.on_stored(op, position.offset);
+        }
+        Ok(())
+    }
+
+    pub(super) fn push_aside(&mut self, op: Op) {
+        self.aside.push(op);
+    }
+}
+
+/// Waits for a place to run.
+async fn got(
+    place: &mut Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+) -> Option<OwnedSemaphorePermit> {
+    match place {
+        Some(place) => place.await,
+        None => std::future::pending().await,
     }
 }
 

@@ -40,6 +40,11 @@ impl Retry {
         self.attempts
     }
 
+    /// The longest delay, less up to half by `random`.
+    pub(crate) fn longest(&self, random: u64) -> Duration {
+        self.delay(u32::MAX, random)
+    }
+
     /// The delay after the `attempt`-th failure (from 1): the doubled delay, less up to half by `random`.
     pub(crate) fn delay(&self, attempt: u32, random: u64) -> Duration {
         let doubled =
@@ -61,8 +66,11 @@ impl Default for Retry {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum OnFailure {
-    /// A copy goes to `<group>.<topic>.dead`, with its original bytes and the reason; its successors go on.
+    /// It waits in `<group>.<topic>.parked`, with its original bytes and the reason, and its key's later records queue
+    /// behind it until an operator releases the key; other keys go on. A record without a key becomes a dead letter.
     #[default]
+    Park,
+    /// A copy goes to `<group>.<topic>.dead`, with its original bytes and the reason; its successors go on.
     DeadLetter,
     /// Its partition stops, and says so, until the process starts again.
     Stop,

@@ -59,7 +59,12 @@ impl Ring {
         self.open.len()
     }
 
-    /// The first delivery that has not ended.
+    /// The sequence of the first delivery that has not ended, where there is one.
+    pub(crate) fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The offset of the first delivery that has not ended.
     pub(crate) fn oldest(&self) -> Option<Offset> {
         self.open.front().map(|(offset, _)| *offset)
     }

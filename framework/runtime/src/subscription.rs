@@ -1,6 +1,6 @@
 //! What a service declares: a consumer group, the handlers that it routes to, and what happens on failure.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
 use aqueduct_core::{
     Event, EventInfo, EventSet, EventType, Handler, IntoEvents, TopicName,
@@ -9,6 +9,7 @@ use aqueduct_core::{
     log::{Capabilities, Start},
     name::{self, NameError},
 };
+use hashbrown::HashMap;
 
 use crate::policy::{OnFailure, Retry};
 
@@ -22,6 +23,7 @@ pub struct Subscription<S> {
     pub(crate) window: usize,
     pub(crate) retry: Retry,
     pub(crate) on_failure: OnFailure,
+    pub(crate) hold_at_most: Duration,
     pub(crate) start: Start,
     pub(crate) max_record_bytes: usize,
 }
@@ -78,7 +80,7 @@ pub enum SubscriptionError {
 
 impl<S: Send + Sync + 'static> Subscription<S> {
     /// A subscription of the consumer group `name`: ordered by key, 64 handlers at once, a window of 4,096 deliveries
-    /// per partition, five attempts, then dead letter; a new group starts at the earliest record.
+    /// per partition, five attempts, then the key is parked; a new group starts at the earliest record.
     #[must_use]
     pub fn builder(name: &str) -> Self {
         Self {
@@ -90,6 +92,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             window: 4_096,
             retry: Retry::exponential(),
             on_failure: OnFailure::default(),
+            hold_at_most: Duration::from_secs(600),
             start: Start::Earliest,
             max_record_bytes: 1024 * 1024,
         }
@@ -147,6 +150,14 @@ impl<S: Send + Sync + 'static> Subscription<S> {
         Self { on_failure, ..self }
     }
 
+    /// How long a failing key is held in memory: while no other delivery of its handler succeeds, which may be an outage,
+    /// its record is tried again and not set aside before this time has passed; and a `RetryAfter` beyond it parks the key
+    /// with a due time. Ten minutes by default.
+    #[must_use]
+    pub fn hold_at_most(self, hold_at_most: Duration) -> Self {
+        Self { hold_at_most, ..self }
+    }
+
     /// Where a group that has settled nothing starts.
     #[must_use]
     pub fn start(self, start: Start) -> Self {
@@ -177,13 +188,14 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             return Err(SubscriptionError::NoHandler(subscription()));
         }
         let mut routing = Routing {
-            targets: BTreeMap::new(),
-            defaults: BTreeMap::new(),
+            routes: self.routes.clone(),
+            targets: HashMap::new(),
+            defaults: HashMap::new(),
             topics: Vec::new(),
             ignores: !self.ignored.is_empty(),
         };
         let mut topics = Vec::new();
-        for route in &self.routes {
+        for (index, route) in self.routes.iter().enumerate() {
             if let Some(wanted) = route.database() {
                 let found = effects.map_or_else(|| "none".to_owned(), |effects| effects.kind().to_owned());
                 if found != wanted {
@@ -198,8 +210,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             }
             for info in route.events() {
                 topics.push(info.topic);
-                if routing.targets.insert(info.event.name, Target::Handle(Arc::clone(route), *info)).is_some()
-                {
+                if routing.targets.insert(info.event.name, Target::Handle(index, *info)).is_some() {
                     return Err(SubscriptionError::Twice {
                         subscription: subscription(),
                         event: info.event.name,
@@ -249,6 +260,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             }
         };
         let failure = match self.on_failure {
+            OnFailure::Park => format!("parks failing keys after {} attempts", self.retry.limit()),
             OnFailure::DeadLetter => format!(
                 "dead-letters after {} attempts, successors of a dead letter go on",
                 self.retry.limit()
@@ -265,26 +277,35 @@ impl<S> fmt::Debug for Subscription<S> {
     }
 }
 
-/// Where each event type goes.
+/// Where each event type goes. The maps are only looked up in: nothing follows their order.
 pub(crate) struct Routing<S> {
-    targets: BTreeMap<&'static str, Target<S>>,
-    defaults: BTreeMap<&'static str, EventType>,
+    routes: Vec<Arc<dyn Route<S>>>,
+    targets: HashMap<&'static str, Target>,
+    defaults: HashMap<&'static str, EventType>,
     pub(crate) topics: Vec<TopicName>,
     /// Whether any type is ignored: only then is a record's type looked at before its turn.
     pub(crate) ignores: bool,
 }
 
-pub(crate) enum Target<S> {
-    Handle(Arc<dyn Route<S>>, EventInfo),
+pub(crate) enum Target {
+    Handle(usize, EventInfo),
     Ignore,
 }
 
 impl<S> Routing<S> {
-    pub(crate) fn target(&self, event: &str) -> Option<&Target<S>> {
+    pub(crate) fn target(&self, event: &str) -> Option<&Target> {
         self.targets.get(event)
     }
 
+    pub(crate) fn route(&self, index: usize) -> Option<&Arc<dyn Route<S>>> {
+        self.routes.get(index)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.routes.len()
+    }
+
     pub(crate) fn default_type(&self, topic: &TopicName) -> Option<EventType> {
-        self.defaults.get(topic.as_str()).copied()
+        if self.defaults.is_empty() { None } else { self.defaults.get(topic.as_str()).copied() }
     }
 }
