@@ -1,0 +1,279 @@
+//! What one partition writes about its deliveries: copies of parked records, end marks, ends of releases, dead letters.
+//! One batch is on its way while the next gathers. Each is one transaction that also settles under the current
+//! generation, so that an evicted member writes none.
+//!
+//! A kill before the transaction leaves the deliveries open: they come again. A kill after it leaves them ended in the
+//! log and unknown to this process: a parked record is found at the next assignment, and a dead letter may be written a
+//! second time, with the same origin.
+
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::{Arc, atomic::Ordering},
+};
+
+use aqueduct_core::{
+    BoxFuture, Environment, LogError, LogErrorKind, NewRecord, Record, Timestamp, TopicName,
+    log::{CommitLog, Consumer, Offset, PartitionId, Position, Settlement, TransactionalProducer},
+};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use crate::{
+    dead_letter,
+    lanes::{KeyBytes, LaneId},
+    parking::{self, control, frame},
+    partition::Progress,
+    policy::Retry,
+    status::Board,
+};
+
+/// The most that goes into one transaction.
+const MAX_RECORDS: usize = 500;
+const MAX_BYTES: usize = 4 * 1024 * 1024;
+
+/// Something to write.
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    /// A record set aside for good.
+    Letter { lane: LaneId, record: Record, reason: String, attempts: u32 },
+    /// A record that waits with its key; without a sequence it is one that was parked before.
+    Park {
+        sequence: Option<u64>,
+        key: KeyBytes,
+        record: Record,
+        reason: String,
+        attempts: u32,
+        due: Option<Timestamp>,
+    },
+    /// A parked record has ended.
+    End { key: KeyBytes, offset: Offset },
+    /// A release is over.
+    Done { release: Uuid, failure: Option<String> },
+}
+
+impl Op {
+    fn size(&self) -> usize {
+        match self {
+            Self::Letter { record, .. } | Self::Park { record, .. } => record.size() + 256,
+            Self::End { .. } | Self::Done { .. } => 256,
+        }
+    }
+}
+
+/// Why nothing more can be written.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// The partition has a newer owner.
+    Fenced,
+    /// Not an outage: the partition must stop.
+    Stop(String),
+}
+
+/// A batch that was written, with where each record of it stands.
+#[derive(Debug)]
+pub(crate) struct Written {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) result: Result<Vec<Position>, Refused>,
+}
+
+/// The writer of one partition.
+pub(crate) struct Aside {
+    queue: VecDeque<Op>,
+    writing: Option<BoxFuture<'static, Written>>,
+    writer: Arc<Writer>,
+}
+
+/// What a batch is written with.
+pub(crate) struct Writer {
+    pub(crate) group: String,
+    pub(crate) log: Arc<dyn CommitLog>,
+    pub(crate) consumer: Arc<dyn Consumer>,
+    pub(crate) environment: Environment,
+    pub(crate) retry: Retry,
+    pub(crate) board: Board,
+    pub(crate) partition: PartitionId,
+    pub(crate) topic_id: Uuid,
+    pub(crate) generation: i64,
+    pub(crate) progress: Arc<Progress>,
+    pub(crate) open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Open {
+    /// Opened at the first batch. After any failure it is opened again: what keeps an evicted member from writing is its
+    /// generation.
+    producer: Option<Box<dyn TransactionalProducer>>,
+    /// Topics that exist.
+    ensured: BTreeSet<TopicName>,
+}
+
+impl Aside {
+    pub(crate) fn new(writer: Writer) -> Self {
+        Self { queue: VecDeque::new(), writing: None, writer: Arc::new(writer) }
+    }
+
+    pub(crate) fn push(&mut self, op: Op) {
+        self.queue.push_back(op);
+    }
+
+    /// Whether something is on its way or waits.
+    pub(crate) fn busy(&self) -> bool {
+        self.writing.is_some() || !self.queue.is_empty()
+    }
+
+    /// The next batch that was written. Dropping the future loses nothing.
+    pub(crate) async fn next(&mut self) -> Written {
+        let queue = &mut self.queue;
+        let writer = &self.writer;
+        let written = self
+            .writing
+            .get_or_insert_with(|| {
+                let (mut ops, mut bytes) = (Vec::new(), 0);
+                while let Some(op) = queue.front() {
+                    bytes += op.size();
+                    if !ops.is_empty() && (bytes > MAX_BYTES || ops.len() >= MAX_RECORDS) {
+                        break;
+                    }
+                    ops.extend(queue.pop_front());
+                }
+                Box::pin(Arc::clone(writer).write(ops))
+            })
+            .await;
+        self.writing = None;
+        written
+    }
+}
+
+impl Writer {
+    async fn write(self: Arc<Self>, ops: Vec<Op>) -> Written {
+        let result = self.store(&ops).await;
+        Written { ops, result }
+    }
+
+    /// Stores a batch, waiting out an unreachable log.
+    async fn store(&self, ops: &[Op]) -> Result<Vec<Position>, Refused> {
+        if ops.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut failures = 0;
+        loop {
+            let error = match self.try_store(ops).await {
+                Ok(positions) => {
+                    if failures > 0 {
+                        self.board.partition(&self.partition, |partition| partition.waiting = None);
+                    }
+                    return Ok(positions);
+                }
+                Err(error) => error,
+            };
+            match error.kind() {
+                LogErrorKind::StaleGeneration => return Err(Refused::Fenced),
+                LogErrorKind::Unreachable
+                | LogErrorKind::UnknownOutcome
+                | LogErrorKind::Held
+                | LogErrorKind::Fenced => {}
+                _ => return Err(Refused::Stop(format!("{}: {error}", cannot(ops, "be stored")))),
+            }
+            failures += 1;
+            let waiting = format!("{}: {error}", cannot(ops, "be stored now"));
+            tracing::warn!(group = self.group, reason = waiting, "waiting for an outage to end");
+            self.board.partition(&self.partition, |partition| partition.waiting = Some(waiting));
+            tokio::time::sleep(self.retry.delay(failures, self.environment.random_u64())).await;
+        }
+    }
+
+    async fn try_store(&self, ops: &[Op]) -> Result<Vec<Position>, LogError> {
+        let records = ops.iter().map(|op| self.record(op)).collect::<Result<Vec<_>, _>>()?;
+        let mut open = self.open.lock().await;
+        let Open { producer, ensured } = &mut *open;
+        for record in &records {
+            if !ensured.contains(&record.topic) {
+                self.ensure(&record.topic).await?;
+                ensured.insert(record.topic.clone());
+            }
+        }
+        let transactions = match producer.as_mut() {
+            Some(transactions) => transactions,
+            None => {
+                // A newer owner's takes the older owner's place.
+                let PartitionId { topic, partition } = &self.partition;
+                let id = format!("aqueduct.aside.{}.{topic}.{partition}", self.group);
+                producer.insert(self.log.transactional_producer(&id).await?)
+            }
+        };
+        let settlement = Settlement {
+            partition: self.partition.clone(),
+            generation: self.generation,
+            offset: self.progress.settled.load(Ordering::Acquire),
+            metadata: String::new(),
+        };
+        let settlements = Some((self.consumer.group_token(), vec![settlement]));
+        let committed = transactions.commit(records, settlements).await;
+        if committed.is_err() {
+            // After an unknown outcome a producer is not used again.
+            *producer = None;
+        }
+        committed
+    }
+
+    async fn ensure(&self, topic: &TopicName) -> Result<(), LogError> {
+        let (log, source) = (&*self.log, &self.partition.topic);
+        if *topic == parking::topic_of(&self.group, source)? {
+            parking::ensure(log, &self.group, source).await
+        } else if *topic == parking::control_topic(&self.group)? {
+            parking::ensure_control(log, &self.group).await
+        } else {
+            dead_letter::ensure(log, &self.group, source).await
+        }
+    }
+
+    fn record(&self, op: &Op) -> Result<NewRecord, LogError> {
+        let now = self.environment.now();
+        let encode = |error: serde_json::Error| {
+            LogError::with_source(LogErrorKind::Configuration, "a record of ours does not encode", error)
+        };
+        let parked = |offset: Offset, value| {
+            Ok(NewRecord {
+                topic: parking::topic_of(&self.group, &self.partition.topic)?,
+                partition: Some(self.partition.partition),
+                key: Some(frame::key(self.topic_id, offset)),
+                headers: aqueduct_core::Headers::default(),
+                value,
+                timestamp: now,
+            })
+        };
+        match op {
+            Op::Letter { record, reason, attempts, .. } => {
+                dead_letter::letter(&self.group, record, reason, *attempts, now)
+            }
+            Op::Park { record, reason, attempts, due, .. } => {
+                let reason = dead_letter::shorten(reason);
+                let value = frame::write(record, &reason, *attempts, *due).map_err(encode)?;
+                parked(record.offset(), Some(value))
+            }
+            Op::End { offset, .. } => parked(*offset, None),
+            Op::Done { release, failure } => {
+                let topic = parking::control_topic(&self.group)?;
+                control::done(&topic, *release, failure.clone(), now).map_err(encode)
+            }
+        }
+    }
+}
+
+/// Names what waits: the first of a batch, since all wait for the same.
+fn cannot(ops: &[Op], be: &str) -> String {
+    match ops.first() {
+        Some(Op::Letter { record, reason, .. }) => {
+            format!("the dead letter of {record:?} cannot {be} (it failed with: {reason})")
+        }
+        Some(Op::Park { record, reason, .. }) => {
+            format!("the parked copy of {record:?} cannot {be} (it failed with: {reason})")
+        }
+        Some(Op::End { key, offset }) => {
+            format!("the end mark of key {} at offset {offset} cannot {be}", key.escape_ascii())
+        }
+        Some(Op::Done { release, .. }) => format!("the end of release {release} cannot {be}"),
+        None => format!("nothing cannot {be}"),
+    }
+}
+

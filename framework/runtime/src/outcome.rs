@@ -1,0 +1,418 @@
+//! What follows an attempt: the next record of the lane, another attempt, or the failure policy (RULES R3).
+
+use std::time::Duration;
+
+use aqueduct_core::{
+    Record, Timestamp,
+    handler::Outcome,
+    log::{Offset, PartitionId, Start},
+};
+use futures_util::FutureExt;
+use tokio::time::Instant;
+
+use crate::{
+    aside::Op,
+    delivery::Attempted,
+    lanes::{Head, KeyBytes, LaneId, Origin, State},
+    parking::{
+        self,
+        control::Asked,
+        frame,
+        index::{Copy, Release},
+    },
+    partition::{Finished, Halt, Partition},
+    policy::OnFailure,
+};
+
+impl<S: Send + Sync + 'static> Partition<S> {
+    /// An attempt at a lane's first record ended.
+    pub(super) fn on_attempted(&mut self, id: LaneId, attempted: Attempted) -> Result<(), Halt> {
+        let random = self.shared.bus.environment().random_u64();
+        let Some(lane) = self.lanes.get_mut(id) else { return Ok(()) };
+        let head = &mut lane.head;
+        if !matches!(attempted, Attempted::Outage(_)) && head.outages > 0 {
+            head.outages = 0;
+            self.held_up = self.held_up.saturating_sub(1);
+            if self.held_up == 0 {
+                self.shared.board.partition(&self.assigned.partition, |partition| partition.waiting = None);
+            }
+        }
+        let error = match attempted {
+            Attempted::Ended => {
+                self.ended(id);
+                return Ok(());
+            }
+            Attempted::Fenced => return Err(Halt::Fenced),
+            Attempted::Undecodable(error) => return self.set_aside(id, error.to_string(), None),
+            Attempted::Outage(reason) => {
+                self.wait(id, reason, random);
+                return Ok(());
+            }
+            Attempted::Failed(error) => error,
+        };
+        let reason = error.to_string();
+        if error.outcome() == Outcome::Terminal {
+            return self.set_aside(id, reason, None);
+        }
+        let retry = self.shared.subscription.retry;
+        if head.failing.is_none()
+            && let Some(route) = self.shared.route_of(&head.record)
+            && let Some(route) = self.shared.routes.get(route)
+        {
+            head.failing = Some((route.health.failing(), Instant::now()));
+        }
+        head.spent = head.spent.saturating_add(1).min(retry.limit());
+        let hold = self.shared.subscription.hold_at_most;
+        let works = head.failing.as_ref().is_none_or(|(failing, since)| {
+            failing.others_succeed() || since.elapsed() >= hold
+        });
+        let asked = match error.outcome() {
+            Outcome::RetryAfter(delay) => Some(delay),
+            Outcome::Retry | Outcome::Terminal => None,
+        };
+        if head.spent >= retry.limit() {
+            if works {
+                return self.set_aside(id, reason, None);
+            }
+            // Nobody else succeeds either: it may be what the handler needs, and not this record.
+            let delay = asked.unwrap_or_else(|| retry.longest(random));
+            let place = format!("{:?}", head.record);
+            let waiting = format!(
+                "{place} has failed {} times, and no other delivery of its handler succeeds: {reason}",
+                head.attempts
+            );
+            self.shared.board.partition(&self.assigned.partition, |partition| {
+                partition.waiting = Some(waiting);
+            });
+            if head.outages == 0 {
+                self.held_up += 1;
+            }
+            head.outages += 1;
+            self.back_off(id, delay, reason, true);
+            return Ok(());
+        }
+        let delay = asked.unwrap_or_else(|| retry.delay(head.spent, random));
+        if delay > hold && self.parks(id) {
+            let now = self.shared.bus.environment().now();
+            let due = now.saturating_add(delay);
+            return self.set_aside(id, reason, Some(due));
+        }
+        self.back_off(id, delay, reason, false);
+        self.park_if_crowded(id)
+    }
+
+    /// Whether the failure policy parks a lane's record.
+    fn parks(&self, id: LaneId) -> bool {
+        self.shared.subscription.on_failure == OnFailure::Park
+            && self.lanes.get(id).is_some_and(|lane| lane.key.is_some())
+    }
+
+    fn back_off(&mut self, id: LaneId, delay: Duration, reason: String, outage: bool) {
+        let Some(lane) = self.lanes.get(id) else { return };
+        tracing::warn!(
+            subscription = self.shared.subscription.name,
+            position = ?lane.head.record,
+            attempts = lane.head.attempts,
+            reason,
+            ?delay,
+            "an attempt failed"
+        );
+        self.shared.board.lock().retried += 1;
+        self.lanes.back_off(id, Instant::now() + delay, reason, outage);
+    }
+
+    /// Something outside does not answer: the record waits, and no attempt is counted.
+    fn wait(&mut self, id: LaneId, reason: String, random: u64) {
+        let Some(lane) = self.lanes.get_mut(id) else { return };
+        if lane.head.outages == 0 {
+            self.held_up += 1;
+        }
+        lane.head.outages += 1;
+        let delay = self.shared.subscription.retry.delay(lane.head.outages, random);
+        tracing::warn!(
+            subscription = self.shared.subscription.name,
+            position = ?lane.head.record,
+            reason,
+            ?delay,
+            "waiting for an outage to end"
+        );
+        self.shared
+            .board
+            .partition(&self.assigned.partition, |partition| partition.waiting = Some(reason.clone()));
+        self.lanes.back_off(id, Instant::now() + delay, reason, true);
+    }
+
+    /// A delivery has ended: its lane goes on.
+    fn ended(&mut self, id: LaneId) {
+        let Some(lane) = self.lanes.get(id) else { return };
+        let (origin, offset) = (lane.head.origin, lane.head.record.offset());
+        match (origin, lane.key.clone()) {
+            (Origin::Live(sequence), _) => {
+                self.end(sequence);
+                self.lanes.advance(id);
+            }
+            (Origin::Released, key) => {
+                self.lanes.close(id);
+                self.news += 1;
+                if let Some(key) = key {
+                    self.parked.handled(&key, offset);
+                    self.push_aside(Op::End { key: KeyBytes::clone(&key), offset });
+                    self.go_on(&key);
+                }
+            }
+        }
+    }
+
+    /// A record joins its key's lane.
+    pub(super) fn queue(&mut self, id: LaneId, sequence: u64, record: Record) -> Result<(), Halt> {
+        if let Some(lane) = self.lanes.get_mut(id) {
+            lane.queue.push_back((sequence, record));
+        }
+        self.park_if_crowded(id)
+    }
+
+    /// A key that waits for its next attempt may hold a quarter of the window; beyond it, it is parked until then. In an
+    /// outage it stays: parking would move the whole topic.
+    fn park_if_crowded(&mut self, id: LaneId) -> Result<(), Halt> {
+        let Some(lane) = self.lanes.get(id) else { return Ok(()) };
+        let State::Backoff { until, reason, outage: false } = &lane.head.state else { return Ok(()) };
+        if lane.queue.len() < (self.shared.subscription.window / 4).max(1) || !self.parks(id) {
+            return Ok(());
+        }
+        let works = lane.head.failing.as_ref().is_some_and(|(failing, _)| failing.others_succeed());
+        if !works {
+            return Ok(());
+        }
+        let due = self.shared.bus.environment().now().saturating_add(*until - Instant::now());
+        let reason = reason.clone();
+        self.set_aside(id, reason, Some(due))
+    }
+
+    /// Follows the policy for a lane's first record, which will not be handled now.
+    fn set_aside(&mut self, id: LaneId, reason: String, due: Option<Timestamp>) -> Result<(), Halt> {
+        let Some(lane) = self.lanes.get_mut(id) else { return Ok(()) };
+        let (record, attempts) = (lane.head.record.clone(), lane.head.attempts);
+        match (self.shared.subscription.on_failure, lane.key.clone()) {
+            (OnFailure::Stop, _) => {
+                Err(Halt::Stop(format!("{record:?} failed after {attempts} attempts: {reason}")))
+            }
+            (OnFailure::Park, Some(key)) => self.park(id, &key, reason, due),
+            (OnFailure::Park, None) | (OnFailure::DeadLetter, _) => {
+                lane.head.state = State::Aside;
+                self.push_aside(Op::Letter { lane: id, record, reason, attempts });
+                Ok(())
+            }
+        }
+    }
+
+    /// Parks a lane: its first record, and those behind it.
+    fn park(
+        &mut self,
+        id: LaneId,
+        key: &KeyBytes,
+        reason: String,
+        due: Option<Timestamp>,
+    ) -> Result<(), Halt> {
+        let Some(lane) = self.lanes.close(id) else { return Ok(()) };
+        let attempts = lane.head.attempts;
+        let record = lane.head.record;
+        tracing::error!(
+            subscription = self.shared.subscription.name,
+            position = ?record,
+            key = %key.escape_ascii(),
+            attempts,
+            reason,
+            due = due.map(tracing::field::display),
+            "parked"
+        );
+        let first = record.offset();
+        let sequence = match lane.head.origin {
+            Origin::Live(sequence) => {
+                self.parked.copying(key).map_err(Halt::Stop)?;
+                Some(sequence)
+            }
+            Origin::Released => {
+                if let Some(Release::Asked(release)) = self.parked.failed(key) {
+                    self.push_aside(Op::Done { release, failure: Some(reason.clone()) });
+                }
+                None
+            }
+        };
+        let key = KeyBytes::clone(key);
+        self.push_aside(Op::Park { sequence, key: key.clone(), record, reason, attempts, due });
+        for (sequence, record) in lane.queue {
+            self.copy_behind(&key, sequence, record, first)?;
+        }
+        Ok(())
+    }
+
+    /// A record of a parked key follows it, undecoded.
+    pub(super) fn park_behind(&mut self, key: &KeyBytes, sequence: u64, record: Record) -> Result<(), Halt> {
+        let first = self.parked.first(key).unwrap_or(record.offset());
+        self.copy_behind(key, sequence, record, first)
+    }
+
+    fn copy_behind(&mut self, key: &KeyBytes, sequence: u64, record: Record, first: Offset) -> Result<(), Halt> {
+        self.parked.copying(key).map_err(Halt::Stop)?;
+        let reason = format!("its key is parked, since offset {first}");
+        let (key, sequence) = (KeyBytes::clone(key), Some(sequence));
+        self.push_aside(Op::Park { sequence, key, record, reason, attempts: 0, due: None });
+        Ok(())
+    }
+
+    /// The log has what was set aside.
+    pub(super) fn on_stored(&mut self, op: Op, at: Offset) {
+        match op {
+            Op::Letter { lane, record, reason, attempts } => {
+                tracing::error!(
+                    subscription = self.shared.subscription.name,
+                    position = ?record,
+                    attempts,
+                    reason,
+                    "dead letter"
+                );
+                self.shared.board.lock().dead_letters += 1;
+                let Some(head) = self.lanes.get(lane).map(|lane| lane.head.place()) else { return };
+                if self.assigned.claim.is_none() {
+                    self.ended(lane);
+                    return;
+                }
+                self.mark(lane, head);
+            }
+            Op::Park { sequence, key, record, due, .. } => {
+                self.parked.copied(&key, record.offset(), Copy { at, due });
+                if let Some(sequence) = sequence {
+                    self.shared.board.lock().parked += 1;
+                    self.end(sequence);
+                }
+                self.go_on(&key);
+            }
+            Op::End { key, .. } => {
+                if let Some(Release::Asked(release)) = self.parked.ended(&key) {
+                    self.push_aside(Op::Done { release, failure: None });
+                }
+            }
+            Op::Done { release, failure } => {
+                tracing::info!(
+                    subscription = self.shared.subscription.name,
+                    partition = %self.assigned.partition,
+                    %release,
+                    failure,
+                    "a release is over"
+                );
+            }
+        }
+    }
+
+    /// Marks the position of a dead letter; tried until the database answers.
+    fn mark(&self, lane: LaneId, place: aqueduct_core::effects::Place) {
+        let (shared, assigned) = (std::sync::Arc::clone(&self.shared), std::sync::Arc::clone(&self.assigned));
+        let marked = async move {
+            let mut failures = 0;
+            loop {
+                let attempted = shared.mark_ended(&assigned, place).await;
+                let Attempted::Outage(reason) = attempted else {
+                    return Finished::Attempt { lane, attempted, slot: None };
+                };
+                failures += 1;
+                let delay = shared.subscription.retry.delay(failures, shared.bus.environment().random_u64());
+                tracing::warn!(subscription = shared.subscription.name, ?place, reason, ?delay, "waiting for an outage to end");
+                shared.board.partition(&assigned.partition, |partition| partition.waiting = Some(reason));
+                tokio::time::sleep(delay).await;
+            }
+        };
+        self.running.push(marked.boxed());
+    }
+
+    /// An operator asked for a key.
+    pub(super) fn release(&mut self, asked: Asked) {
+        let Asked { id, key, .. } = asked;
+        match self.parked.get(&key) {
+            Some(key) => {
+                tracing::info!(
+                    subscription = self.shared.subscription.name,
+                    partition = %self.assigned.partition,
+                    key = %key.escape_ascii(),
+                    release = %id,
+                    "releasing a parked key"
+                );
+                self.parked.release(&key, id);
+                self.go_on(&key);
+            }
+            None => self.push_aside(Op::Done { release: id, failure: None }),
+        }
+    }
+
+    /// Releases the keys whose time has come.
+    pub(super) fn release_due(&mut self) {
+        if self.parked.next_due().is_none() {
+            return;
+        }
+        for key in self.parked.wake_due(self.shared.bus.environment().now()) {
+            self.go_on(&key);
+        }
+    }
+
+    /// Begins the next record of a released key, unless one is under way.
+    fn go_on(&mut self, key: &KeyBytes) {
+        if self.draining {
+            return;
+        }
+        let Some(next) = self.parked.next(key) else { return };
+        let (shared, source) = (std::sync::Arc::clone(&self.shared), self.assigned.partition.clone());
+        let (key, offset, at) = (KeyBytes::clone(key), next.offset, next.copy.at);
+        let load = async move {
+            let mut failures = 0;
+            let loaded = loop {
+                match load(&shared.subscription.name, &**shared.bus.log(), &source, offset, at).await {
+                    Ok(record) => break Ok(record),
+                    Err(error) if error.kind() == aqueduct_core::LogErrorKind::Unreachable => {
+                        failures += 1;
+                        let random = shared.bus.environment().random_u64();
+                        tokio::time::sleep(shared.subscription.retry.delay(failures, random)).await;
+                    }
+                    Err(error) => break Err(error.to_string()),
+                }
+            };
+            Finished::Loaded { key, offset, loaded }
+        };
+        self.running.push(load.boxed());
+    }
+
+    /// A released record was read back: it is attempted like any other, in a lane of its own.
+    pub(super) fn on_loaded(
+        &mut self,
+        key: KeyBytes,
+        offset: Offset,
+        loaded: Result<Record, String>,
+    ) -> Result<(), Halt> {
+        let record = loaded.map_err(|error| {
+            let key = key.escape_ascii();
+            Halt::Stop(format!("the parked record of key {key} at offset {offset} cannot be read: {error}"))
+        })?;
+        let id = self.lanes.open(Some(key), Head::new(record, Origin::Released));
+        self.lanes.make_ready(id);
+        Ok(())
+    }
+}
+
+/// Reads a parked record back.
+async fn load(
+    group: &str,
+    log: &dyn aqueduct_core::log::CommitLog,
+    source: &PartitionId,
+    offset: Offset,
+    at: Offset,
+) -> Result<Record, aqueduct_core::LogError> {
+    use aqueduct_core::{LogError, LogErrorKind};
+    let topic = parking::topic_of(group, &source.topic)?;
+    let place = PartitionId { topic, partition: source.partition };
+    let mut reader = log.cursor(&place, Start::Offset(at)).await?;
+    let missing = || LogError::new(LogErrorKind::Corrupt, format!("{place}@{at} is not there any more"));
+    let batch = reader.read(1).await?;
+    let copy = Record::new(batch, 0).filter(|copy| copy.offset() == at).ok_or_else(missing)?;
+    let frame = frame::read(copy.value().unwrap_or_default()).map_err(|error| {
+        LogError::with_source(LogErrorKind::Corrupt, format!("the parked record {copy:?}"), error)
+    })?;
+    Ok(frame.into_record(source.topic.clone(), source.partition, offset))
+}

@@ -1,0 +1,81 @@
+//! Reads what is parked from the log, before anything of the partition is delivered.
+
+use std::collections::{BTreeMap, HashSet};
+
+use aqueduct_core::{
+    LogError, LogErrorKind, Record,
+    log::{CommitLog, Offset, PartitionId, Start},
+};
+use uuid::Uuid;
+
+use super::{
+    frame,
+    index::{Copy, ParkedKeys},
+};
+use crate::lanes::KeyBytes;
+
+/// Records asked of the reader at once.
+const READ_BATCH: usize = 512;
+
+/// What the parked partition holds.
+#[derive(Debug, Default)]
+pub(crate) struct Rebuilt {
+    pub(crate) parked: ParkedKeys,
+    /// Source offsets that are parked or were handled after a release: they have ended.
+    pub(crate) ended: HashSet<Offset>,
+}
+
+/// Reads the parked records of `source` under `group`, up to the end that the parked partition has now.
+pub(crate) async fn rebuild(
+    log: &dyn CommitLog,
+    group: &str,
+    source: &PartitionId,
+    topic_id: Uuid,
+    from: Offset,
+) -> Result<Rebuilt, LogError> {
+    let mut rebuilt = Rebuilt::default();
+    let topic = super::topic_of(group, &source.topic)?;
+    if log.describe_topic(&topic).await?.is_none() {
+        return Ok(rebuilt);
+    }
+    let ends = log.end_offsets(&topic).await?;
+    let end = usize::try_from(source.partition).ok().and_then(|number| ends.get(number).copied()).unwrap_or(0);
+    let place = PartitionId { topic, partition: source.partition };
+    let mut reader = log.cursor(&place, Start::Earliest).await?;
+    let mut found: BTreeMap<Offset, (KeyBytes, Copy)> = BTreeMap::new();
+    let mut foreign = 0_usize;
+    while reader.position() < end {
+        let batch = reader.read(READ_BATCH).await?;
+        for record in Record::all(&batch) {
+            let Some(offset) = record.key().and_then(|key| frame::source_offset(key, topic_id)) else {
+                foreign += 1;
+                continue;
+            };
+            match record.value() {
+                None => {
+                    found.remove(&offset);
+                }
+                Some(value) => {
+                    let damaged = |reason: &str| {
+                        let message = format!("the parked record {record:?} cannot be read: {reason}");
+                        LogError::new(LogErrorKind::Corrupt, message)
+                    };
+                    let read = frame::read(value).map_err(|error| damaged(&error.to_string()))?;
+                    let key = read.key.ok_or_else(|| damaged("it has no key"))?;
+                    let copy = Copy { at: record.offset(), due: read.description.due };
+                    found.insert(offset, (KeyBytes::from(&*key), copy));
+                }
+            }
+            if offset >= from {
+                rebuilt.ended.insert(offset);
+            }
+        }
+    }
+    if foreign > 0 {
+        tracing::warn!(parked = %place, foreign, "parked records of an earlier topic of that name are left alone");
+    }
+    for (offset, (key, copy)) in found {
+        rebuilt.parked.found(&key, offset, copy);
+    }
+    Ok(rebuilt)
+}

@@ -1,0 +1,515 @@
+//! A subscription while it has its client: assignments, settling, hand-over, drain.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use aqueduct_core::{
+    LogError, LogErrorKind,
+    effects::{Claim, Effects, Scope, Taken},
+    log::{Assignment, Consumer, Offset, PartitionId, PartitionReader, Signal, Start},
+};
+use futures_util::FutureExt;
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::MissedTickBehavior,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    aside::{Aside, Writer},
+    delivery::{Assigned, Shared},
+    monitor::Monitor,
+    parking::{
+        control::{Asked, Open},
+        rebuild::rebuild,
+    },
+    partition::{Beginning, Closed, Partition, Progress, Wish},
+    settler::{self, Due, Stored},
+    status::PartitionStatus,
+};
+
+/// How often settled offsets are stored.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// How long a partition that is given back, or a subscription that ends, waits for its last settle.
+const LAST_SETTLE: Duration = Duration::from_secs(1);
+
+/// How long a revoked partition may drain: while it does, the member's other partitions may stand still.
+const REVOKE_DEADLINE: Duration = Duration::from_secs(1);
+
+pub(crate) struct Running<S> {
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) consumer: Arc<dyn Consumer>,
+    pub(crate) partitions: BTreeMap<PartitionId, Owned>,
+    pub(crate) tasks: JoinSet<(PartitionId, i64, Closed)>,
+    /// The round of settling under way, if any. It is a task of its own, because it may wait for a handler that
+    /// holds the database, and signals must not.
+    pub(crate) rounds: JoinSet<Vec<(Due, Stored)>>,
+    pub(crate) monitor: Monitor,
+    /// Releases that operators asked for and that are not done.
+    pub(crate) releases: Arc<Mutex<Open>>,
+    pub(crate) unfinished: usize,
+}
+
+/// A partition in this process.
+pub(crate) struct Owned {
+    pub(crate) generation: i64,
+    claim: Option<Claim>,
+    wish: watch::Sender<Wish>,
+    pub(crate) progress: Arc<Progress>,
+    releases: mpsc::UnboundedSender<Asked>,
+    /// The settled offset that the log and the database have.
+    stored: Offset,
+    /// Whether the group waits for it.
+    revoking: bool,
+    /// Whether its task has ended.
+    closed: bool,
+    /// Whether another owner has it: nothing of it is settled any more.
+    fenced: bool,
+}
+
+impl Owned {
+    /// Whether its task has ended.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Tells the task, unless it is lost already.
+    fn wish(&self, wish: Wish) {
+        self.wish.send_if_modified(|wished| {
+            let changes = *wished != Wish::Lost;
+            if changes {
+                *wished = wish;
+            }
+            changes
+        });
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Running<S> {
+    fn name(&self) -> &str {
+        &self.shared.subscription.name
+    }
+
+    /// Handles until `stop`, or until the log's client dies.
+    pub(crate) async fn run(
+        &mut self,
+        stop: &CancellationToken,
+        asked: &mut mpsc::UnboundedReceiver<Asked>,
+    ) -> Result<(), LogError> {
+        let mut tick = tokio::time::interval(SETTLE_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let consumer = Arc::clone(&self.consumer);
+        loop {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(()),
+                signal = consumer.signal() => self.on_signal(signal?, stop).await?,
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_closed(ended).await,
+                Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => self.on_stored(round),
+                Some(asked) = asked.recv() => {
+                    // Where it is not ours, its owner has been told as well.
+                    if let Some(owned) = self.partitions.get(&asked.partition) {
+                        // A task that has ended handles nothing; the next owner reads of it.
+                        let _ = owned.releases.send(asked);
+                    }
+                }
+                ends = self.monitor.ends() => self.monitor.compare(ends, &self.partitions)?,
+                _ = tick.tick() => {
+                    if self.rounds.is_empty() {
+                        self.begin_round();
+                    }
+                    self.monitor.look(&self.shared, &self.partitions);
+                }
+            }
+        }
+    }
+
+    /// Begins nothing more, lets what has begun end within `deadline`, settles.
+    pub(crate) async fn drain(&mut self, deadline: Duration) {
+        for owned in self.partitions.values() {
+            owned.wish(Wish::Drain(deadline));
+        }
+        while let Some(ended) = self.tasks.join_next().await {
+            self.on_closed(ended).await;
+        }
+        self.settle_now(LAST_SETTLE).await;
+    }
+
+    /// Ends all at once: the client is dead, and with it the assignments.
+    pub(crate) async fn abandon(&mut self) {
+        for owned in self.partitions.values() {
+            owned.wish(Wish::Lost);
+        }
+        self.rounds.abort_all();
+        while self.tasks.join_next().await.is_some() {}
+        self.partitions.clear();
+        self.shared.board.lock().partitions.clear();
+    }
+
+    async fn on_signal(&mut self, signal: Signal, stop: &CancellationToken) -> Result<(), LogError> {
+        match signal {
+            Signal::Assigned(assignments) => self.assign(assignments, stop).await?,
+            Signal::Revoking(partitions) => {
+                tracing::info!(subscription = self.name(), ?partitions, "revoking");
+                for partition in partitions {
+                    match self.partitions.get_mut(&partition) {
+                        Some(owned) if !owned.closed => {
+                            owned.revoking = true;
+                            owned.wish(Wish::Drain(REVOKE_DEADLINE));
+                        }
+                        _ => self.hand_over(partition).await,
+                    }
+                }
+            }
+            Signal::Lost(partitions) => {
+                tracing::warn!(subscription = self.name(), ?partitions, "lost");
+                for partition in partitions {
+                    if let Some(owned) = self.partitions.remove(&partition) {
+                        owned.wish(Wish::Lost);
+                    }
+                    self.shared.board.lock().partitions.remove(&partition);
+                }
+            }
+            Signal::Unreadable { partition, offsets, error } => {
+                let reason = format!("offsets {} to {} cannot be read: {error}", offsets.start, offsets.end);
+                tracing::error!(subscription = self.name(), %partition, reason, "stopped");
+                // What was read before them ends and is settled; nothing behind them is read.
+                if let Some(owned) = self.partitions.get(&partition) {
+                    owned.wish(Wish::Drain(REVOKE_DEADLINE));
+                }
+                self.shared.board.partition(&partition, |status| status.stopped = Some(reason));
+            }
+            other => tracing::warn!(?other, "a signal that this version does not know"),
+        }
+        Ok(())
+    }
+
+    async fn assign(
+        &mut self,
+        assignments: Vec<Assignment>,
+        stop: &CancellationToken,
+    ) -> Result<(), LogError> {
+        let mut starts = Vec::new();
+        let mut taken = Vec::new();
+        let mut anew = false;
+        for assignment in assignments {
+            let mut settled = assignment.settled;
+            let (mut claim, mut ended) = (None, Vec::new());
+            if let Some(effects) = self.shared.effects.clone() {
+                // None: the subscription ends before the database answers.
+                let Some(found) = self.take(&*effects, &assignment, stop).await else { return Ok(()) };
+                // The database decides: what the log has only serves lag tools.
+                settled = found.settled;
+                claim = Some(found.claim);
+                ended = found.ended;
+            }
+            anew |= settled.is_none() && self.shared.subscription.start != Start::Earliest;
+            let start = settled.map_or(self.shared.subscription.start, Start::Offset);
+            taken.push((assignment.clone(), claim, ended));
+            starts.push((assignment, start));
+        }
+        let readers = match self.consumer.assign(starts).await {
+            Ok(readers) => readers,
+            // Lost again before it was taken up: the signal that says so is on its way.
+            Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
+                tracing::warn!(subscription = self.name(), %error, "an assignment was over before it began");
+                return Ok(());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut tasks = Vec::new();
+        for ((assignment, claim, ended), reader) in taken.into_iter().zip(readers) {
+            let start = reader.position();
+            let progress = Arc::new(Progress {
+                settled: AtomicI64::new(start),
+                read: AtomicI64::new(start),
+                hungry: AtomicBool::new(false),
+            });
+            let (wish, wished) = watch::channel(Wish::Run);
+            let (releases, released) = mpsc::unbounded_channel();
+            let (id, generation) = (assignment.partition, assignment.generation);
+            let status = PartitionStatus { settled: start, ..PartitionStatus::default() };
+            self.shared.board.lock().partitions.insert(id.clone(), status);
+            let assigned = Arc::new(Assigned {
+                partition: id.clone(),
+                topic_id: assignment.topic_id,
+                generation,
+                claim,
+            });
+            let task = Task {
+                shared: Arc::clone(&self.shared),
+                consumer: Arc::clone(&self.consumer),
+                assigned,
+                start,
+                ended: ended.into_iter().collect(),
+                progress: Arc::clone(&progress),
+                open: Arc::clone(&self.releases),
+                reader,
+                wished,
+                released,
+            };
+            tasks.push((id.clone(), generation, task));
+            let (stored, revoking, closed, fenced) = (-1, false, false, false);
+            let owned = Owned { generation, claim, wish, progress, releases, stored, revoking, closed, fenced };
+            if let Some(older) = self.partitions.insert(id, owned) {
+                older.wish(Wish::Lost);
+            }
+        }
+        // A start that is not the beginning is kept before the first delivery: else a kill would choose a later one,
+        // and what lies between would never be handled.
+        while anew && !stop.is_cancelled() {
+            self.settle_now(LAST_SETTLE).await;
+            anew = tasks.iter().any(|(id, ..)| {
+                self.partitions.get(id).is_some_and(|owned| owned.stored < 0 && !owned.fenced)
+            });
+            if anew {
+                tokio::select! {
+                    biased;
+                    () = stop.cancelled() => {}
+                    () = tokio::time::sleep(SETTLE_INTERVAL) => {}
+                }
+            }
+        }
+        for (id, generation, task) in tasks {
+            self.tasks.spawn(async move {
+                let closed = AssertUnwindSafe(task.run()).catch_unwind().await;
+                // Handlers are caught one by one, so this is a defect of ours, or of an error's `Display`.
+                (id, generation, closed.unwrap_or_else(|_| Closed::Stopped("its task panicked".to_owned())))
+            });
+        }
+        Ok(())
+    }
+
+    /// Takes a partition in the database, waiting for one that does not answer.
+    async fn take(
+        &self,
+        effects: &dyn Effects,
+        assignment: &Assignment,
+        stop: &CancellationToken,
+    ) -> Option<Taken> {
+        let scope = Scope {
+            subscription: self.name().to_owned(),
+            topic_id: assignment.topic_id,
+            partition: assignment.partition.clone(),
+        };
+        let mut failures = 0;
+        loop {
+            let error = tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                taken = effects.take(&scope) => match taken {
+                    Ok(taken) => return Some(taken),
+                    Err(error) => error,
+                },
+            };
+            failures += 1;
+            let delay =
+                self.shared.subscription.retry.delay(failures, self.shared.bus.environment().random_u64());
+            tracing::warn!(subscription = self.name(), partition = %scope.partition, %error, ?delay, "cannot take the partition yet");
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return None,
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
+    }
+
+    async fn on_closed(&mut self, ended: Result<(PartitionId, i64, Closed), tokio::task::JoinError>) {
+        let (id, generation, closed) = match ended {
+            Ok(ended) => ended,
+            Err(error) => {
+                tracing::error!(subscription = self.name(), %error, "a partition's task was aborted");
+                return;
+            }
+        };
+        let Some(owned) = self.partitions.get_mut(&id).filter(|owned| owned.generation == generation) else {
+            return;
+        };
+        owned.closed = true;
+        owned.fenced |= matches!(closed, Closed::Fenced);
+        let revoking = owned.revoking;
+        match closed {
+            Closed::Drained { unfinished } => {
+                self.unfinished += unfinished;
+                if unfinished > 0 {
+                    tracing::warn!(subscription = self.name(), partition = %id, unfinished, "deliveries did not end within the deadline");
+                }
+            }
+            Closed::Fenced => {
+                tracing::warn!(subscription = self.name(), partition = %id, generation, "fenced by a newer owner");
+                // It stays on the board until the group says where it is: nobody here handles it.
+                let reason = format!("a newer owner has it (ours was generation {generation})");
+                self.shared.board.partition(&id, |status| status.stopped = Some(reason));
+            }
+            Closed::Stopped(reason) => {
+                tracing::error!(subscription = self.name(), partition = %id, reason, "stopped");
+                self.shared.board.partition(&id, |status| status.stopped = Some(reason));
+            }
+        }
+        if revoking {
+            self.hand_over(id).await;
+        }
+    }
+
+    /// Settles a drained partition and gives it back.
+    async fn hand_over(&mut self, id: PartitionId) {
+        self.settle_now(LAST_SETTLE).await;
+        self.partitions.remove(&id);
+        self.shared.board.lock().partitions.remove(&id);
+        self.consumer.revoked(&[id]);
+    }
+
+    /// Begins to store the settled offsets that have moved.
+    fn begin_round(&mut self) {
+        let round: Vec<_> = self
+            .partitions
+            .iter()
+            .filter(|(_, owned)| !owned.fenced)
+            .map(|(id, owned)| (id, owned, owned.progress.settled.load(Ordering::Acquire)))
+            .filter(|(_, owned, offset)| *offset != owned.stored)
+            .map(|(id, owned, offset)| Due {
+                partition: id.clone(),
+                generation: owned.generation,
+                claim: owned.claim,
+                offset,
+            })
+            .collect();
+        if !round.is_empty() {
+            self.rounds.spawn(settler::store(self.shared.effects.clone(), Arc::clone(&self.consumer), round));
+        }
+    }
+
+    fn on_stored(&mut self, round: Result<Vec<(Due, Stored)>, tokio::task::JoinError>) {
+        let round = match round {
+            Ok(round) => round,
+            Err(error) => {
+                tracing::error!(subscription = self.name(), %error, "a round of settling died, trying again");
+                return;
+            }
+        };
+        for (due, stored) in round {
+            let Some(owned) =
+                self.partitions.get_mut(&due.partition).filter(|owned| owned.generation == due.generation)
+            else {
+                continue;
+            };
+            match stored {
+                Stored::Yes => owned.stored = due.offset,
+                Stored::NotNow => {}
+                Stored::Fenced => {
+                    owned.fenced = true;
+                    owned.wish(Wish::Lost);
+                }
+            }
+        }
+    }
+
+    /// Settles, and waits for it; not longer than `limit`, since the database may be held by a handler for ever.
+    async fn settle_now(&mut self, limit: Duration) {
+        let settled = tokio::time::timeout(limit, async {
+            while let Some(round) = self.rounds.join_next().await {
+                self.on_stored(round);
+            }
+            self.begin_round();
+            while let Some(round) = self.rounds.join_next().await {
+                self.on_stored(round);
+            }
+        });
+        if settled.await.is_err() {
+            tracing::warn!(
+                subscription = self.name(),
+                ?limit,
+                "settled offsets were not stored in time: what lies above the stored ones comes again"
+            );
+            self.rounds.abort_all();
+        }
+    }
+}
+
+/// What a partition's task is made of.
+struct Task<S> {
+    shared: Arc<Shared<S>>,
+    consumer: Arc<dyn Consumer>,
+    assigned: Arc<Assigned>,
+    start: Offset,
+    ended: HashSet<Offset>,
+    progress: Arc<Progress>,
+    open: Arc<Mutex<Open>>,
+    reader: Box<dyn PartitionReader>,
+    wished: watch::Receiver<Wish>,
+    released: mpsc::UnboundedReceiver<Asked>,
+}
+
+impl<S: Send + Sync + 'static> Task<S> {
+    /// Reads what is parked, then runs the partition: nothing is delivered before.
+    async fn run(mut self) -> Closed {
+        let (group, log) = (self.shared.subscription.name.clone(), Arc::clone(self.shared.bus.log()));
+        let environment = self.shared.bus.environment().clone();
+        let mut failures = 0;
+        let rebuilt = loop {
+            let Assigned { partition, topic_id, .. } = &*self.assigned;
+            let error = tokio::select! {
+                biased;
+                changed = self.wished.changed() => {
+                    let wished = if changed.is_ok() { *self.wished.borrow_and_update() } else { Wish::Lost };
+                    match wished {
+                        Wish::Run => continue,
+                        Wish::Drain(_) => return Closed::Drained { unfinished: 0 },
+                        Wish::Lost => return Closed::Fenced,
+                    }
+                }
+                rebuilt = async {
+                    if failures > 0 {
+                        let random = environment.random_u64();
+                        tokio::time::sleep(self.shared.subscription.retry.delay(failures, random)).await;
+                    }
+                    rebuild(&*log, &group, partition, *topic_id, self.start).await
+                } => match rebuilt {
+                    Ok(rebuilt) => break rebuilt,
+                    Err(error) => error,
+                },
+            };
+            if error.kind() != LogErrorKind::Unreachable {
+                return Closed::Stopped(format!("its parked records cannot be read: {error}"));
+            }
+            failures += 1;
+            let waiting = format!("its parked records cannot be read now: {error}");
+            tracing::warn!(subscription = group, %partition, reason = waiting, "waiting for an outage to end");
+            self.shared.board.partition(partition, |status| status.waiting = Some(waiting));
+        };
+        if failures > 0 {
+            self.shared.board.partition(&self.assigned.partition, |status| status.waiting = None);
+        }
+        self.ended.extend(rebuilt.ended);
+        let releases = {
+            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+            open.of(&self.assigned.partition).cloned().collect()
+        };
+        let aside = Aside::new(Writer {
+            group,
+            log,
+            consumer: self.consumer,
+            environment,
+            retry: self.shared.subscription.retry,
+            board: self.shared.board.clone(),
+            partition: self.assigned.partition.clone(),
+            topic_id: self.assigned.topic_id,
+            generation: self.assigned.generation,
+            progress: Arc::clone(&self.progress),
+            open: tokio::sync::Mutex::default(),
+        });
+        let beginning = Beginning { ended: self.ended, parked: rebuilt.parked, releases };
+        let partition =
+            Partition::new(self.shared, self.assigned, self.start, self.progress, aside, beginning);
+        partition.run(self.reader, self.wished, self.released).await
+    }
+}
