@@ -172,10 +172,10 @@ impl Writer {
                 | LogErrorKind::UnknownOutcome
                 | LogErrorKind::Held
                 | LogErrorKind::Fenced => {}
-                _ => return Err(Refused::Stop(format!("{}: {error}", cannot(ops, "be stored")))),
+                _ => return Err(Refused::Stop(cannot(ops, "be stored", &error))),
             }
             failures += 1;
-            let waiting = format!("{}: {error}", cannot(ops, "be stored now"));
+            let waiting = cannot(ops, "be stored now", &error);
             tracing::warn!(group = self.group, reason = waiting, "waiting for an outage to end");
             self.board.partition(&self.partition, |partition| partition.waiting = Some(waiting));
             tokio::time::sleep(self.retry.delay(failures, self.environment.random_u64())).await;
@@ -261,19 +261,18 @@ impl Writer {
 }
 
 /// Names what waits: the first of a batch, since all wait for the same.
-fn cannot(ops: &[Op], be: &str) -> String {
+fn cannot(ops: &[Op], be: &str, error: &LogError) -> String {
     match ops.first() {
         Some(Op::Letter { record, reason, .. }) => {
-            format!("the dead letter of {record:?} cannot {be} (it failed with: {reason})")
+            format!("the dead letter of {record:?} cannot {be}: {error} (it failed with: {reason})")
         }
         Some(Op::Park { record, reason, .. }) => {
-            format!("the parked copy of {record:?} cannot {be} (it failed with: {reason})")
+            format!("the parked copy of {record:?} cannot {be}: {error} (it failed with: {reason})")
         }
         Some(Op::End { key, offset }) => {
-            format!("the end mark of key {} at offset {offset} cannot {be}", key.escape_ascii())
+            format!("the end mark of key {} at offset {offset} cannot {be}: {error}", key.escape_ascii())
         }
-        Some(Op::Done { release, .. }) => format!("the end of release {release} cannot {be}"),
-        None => format!("nothing cannot {be}"),
+        Some(Op::Done { release, .. }) => format!("the end of release {release} cannot {be}: {error}"),
+        None => format!("nothing cannot {be}: {error}"),
     }
 }
-

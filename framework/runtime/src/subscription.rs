@@ -260,7 +260,10 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             }
         };
         let failure = match self.on_failure {
-            OnFailure::Park => format!("parks failing keys after {} attempts", self.retry.limit()),
+            OnFailure::Park => format!(
+                "parks failing keys after {} attempts (dead-letters records without a key)",
+                self.retry.limit()
+            ),
             OnFailure::DeadLetter => format!(
                 "dead-letters after {} attempts, successors of a dead letter go on",
                 self.retry.limit()

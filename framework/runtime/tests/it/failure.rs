@@ -43,7 +43,7 @@ async fn a_record_that_fails_for_good_is_kept_byte_for_byte_with_its_reason() {
     let bench = Bench::new(2).await;
     let seen = Seen::default();
     bench.bus.publish_all(&[1, 2, 3].map(|number| step("a", number))).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(refuse), seen.clone());
+    let running = bench.run(Subscription::builder("steps").on(refuse).then(OnFailure::DeadLetter), seen.clone());
     running.ended(3).await;
     assert_eq!(seen.of("a"), [1, 3], "successors of a dead letter go on");
     assert_eq!(running.status().dead_letters, 1);
@@ -113,7 +113,7 @@ async fn what_cannot_be_decoded_is_set_aside_with_the_reason() {
         bench.append(record.clone()).await;
     }
     bench.bus.publish(&step("z", 9)).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(note).max_record_bytes(100_000), seen.clone());
+    let running = bench.run(Subscription::builder("steps").on(note).then(OnFailure::DeadLetter).max_record_bytes(100_000), seen.clone());
     running.ended(11).await;
     assert_eq!(seen.all(), [("z".to_owned(), 9)]);
     running.end().await;
@@ -142,7 +142,7 @@ async fn hostile_payloads_are_set_aside() {
     record.value = Some(vec![b' '; 900_000].into());
     bench.append(record).await;
     let running =
-        bench.run(Subscription::builder("steps").on(note).max_record_bytes(200_000), Seen::default());
+        bench.run(Subscription::builder("steps").on(note).then(OnFailure::DeadLetter).max_record_bytes(200_000), Seen::default());
     running.ended(3).await;
     running.end().await;
     let reasons: Vec<_> = bench
@@ -172,7 +172,7 @@ async fn large_records_and_too_large_consequences_are_dead_letters() {
     let large = Stepped { key: "a".repeat(500_000), number: 1 };
     bench.bus.publish(&large).await.unwrap();
     bench.bus.publish(&step("a", 1)).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(grow), ());
+    let running = bench.run(Subscription::builder("steps").on(grow).then(OnFailure::DeadLetter), ());
     running.ended(2).await;
     running.end().await;
     let letters = bench.records("steps.steps.dead").await;
@@ -212,7 +212,7 @@ async fn a_panic_is_one_failed_attempt() {
     let seen = Seen::default();
     bench.bus.publish_all(&["a", "b", "c"].map(|key| step(key, 1))).await.unwrap();
     let running = bench
-        .run(Subscription::builder("steps").on(panics).retry(Retry::exponential().attempts(3)), seen.clone());
+        .run(Subscription::builder("steps").on(panics).then(OnFailure::DeadLetter).retry(Retry::exponential().attempts(3)), seen.clone());
     running.ended(3).await;
     assert_eq!((seen.of("a"), seen.of("b"), seen.of("c")), (vec![1], vec![], vec![1]));
     running.end().await;
@@ -235,7 +235,7 @@ async fn nothing_is_settled_past_a_dead_letter_that_was_not_stored() {
     let seen = Seen::default();
     bench.log.faults().fail_next_transactions(1_000, LogErrorKind::Unreachable);
     bench.bus.publish_all(&["a", "b"].map(|key| step(key, 1))).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(fail), seen.clone());
+    let running = bench.run(Subscription::builder("steps").on(fail).then(OnFailure::DeadLetter), seen.clone());
     running.ended(1).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!((bench.settled().await, seen.of("b")), (0, vec![1]));
@@ -262,7 +262,11 @@ async fn the_policy_stop_stops_the_partition_and_says_so() {
     bench.bus.publish_all(&[1, 2, 3].map(|number| step("a", number))).await.unwrap();
     let seen = Seen::default();
     let subscription =
-        Subscription::builder("steps").on(fail).retry(Retry::exponential().attempts(2)).then(OnFailure::Stop);
+        Subscription::builder("steps")
+            .on(fail)
+            .retry(Retry::exponential().attempts(2))
+            .hold_at_most(Duration::ZERO)
+            .then(OnFailure::Stop);
     let running = bench.run(subscription, seen.clone());
     crate::support::until(|| !running.status().ready() && running.status().joined).await;
     let stopped = running.status().partitions.values().next().unwrap().stopped.clone();
@@ -317,7 +321,7 @@ async fn the_guarantee_line() {
     let running = bench.run(Subscription::builder("steps").on(note), Seen::default());
     assert_eq!(
         running.status().guarantee,
-        "steps: at least once while the process lives, ordered by key, effects may repeat, dead-letters after 5 attempts, successors of a dead letter go on"
+        "steps: at least once while the process lives, ordered by key, effects may repeat, parks failing keys after 5 attempts (dead-letters records without a key)"
     );
     running.end().await;
 }

@@ -4,5 +4,6 @@
 mod drain;
 mod failure;
 mod order;
+mod parking;
 mod publish;
 mod support;

@@ -7,8 +7,8 @@ use std::{
 };
 
 use aqueduct_core::{
-    Environment, Event, Headers, NewRecord, Record, TopicName,
-    environment::{Random, SystemClock},
+    Environment, Event, Headers, NewRecord, Record, Timestamp, TopicName,
+    environment::{Clock, Random, SystemClock},
     log::{CommitLog, Offset, PartitionId, Start},
 };
 use aqueduct_derive::Event;
@@ -50,6 +50,14 @@ impl Random for Counting {
     }
 }
 
+struct Virtual(tokio::time::Instant);
+
+impl Clock for Virtual {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(1_000_000).saturating_add(self.0.elapsed())
+    }
+}
+
 pub(crate) struct Bench {
     pub(crate) log: MemoryLog,
     pub(crate) bus: Bus,
@@ -59,6 +67,15 @@ impl Bench {
     pub(crate) async fn new(partitions: i32) -> Self {
         let log = MemoryLog::new(partitions);
         let environment = Environment::new(SystemClock, Counting::default());
+        let bus = Bus::open(Arc::new(log.clone()), environment).await.unwrap();
+        Self { log, bus }
+    }
+
+    /// A bench whose clock is tokio's, which is paused.
+    pub(crate) async fn virtual_clock(partitions: i32) -> Self {
+        let log = MemoryLog::new(partitions);
+        let clock = Virtual(tokio::time::Instant::now());
+        let environment = Environment::new(clock, Counting::default());
         let bus = Bus::open(Arc::new(log.clone()), environment).await.unwrap();
         Self { log, bus }
     }
