@@ -30,12 +30,16 @@ pub(crate) async fn text(status: &Status, environment: &Environment) -> Result<S
     let dead = Family::<Subscription, Counter>::default();
     let in_flight = Family::<Subscription, Gauge>::default();
     let stopped = Family::<Subscription, Gauge>::default();
+    let parked = Family::<Subscription, Gauge>::default();
+    let stalled = Family::<Subscription, Gauge>::default();
     let lag = Family::<Subscription, Gauge>::default();
     registry.register("deliveries_ended", "Deliveries that ended", ended.clone());
     registry.register("attempts_retried", "Attempts that failed and were tried again", retried.clone());
     registry.register("dead_letters", "Records set aside for good", dead.clone());
     registry.register("deliveries_in_flight", "Deliveries above the settled offset", in_flight.clone());
     registry.register("partitions_stopped", "Partitions that stopped", stopped.clone());
+    registry.register("records_parked", "Records that wait with their parked keys", parked.clone());
+    registry.register("partitions_stalled", "Partitions without progress, explained in readiness", stalled.clone());
     registry.register(
         "lag_records",
         "Records between settled offsets and the ends of the topics",
@@ -51,6 +55,10 @@ pub(crate) async fn text(status: &Status, environment: &Environment) -> Result<S
         let partitions = subscription.partitions.values();
         let flying: usize = partitions.clone().map(|partition| partition.in_flight).sum();
         in_flight.get_or_create(&label).set(count(flying));
+        let waiting: usize = partitions.clone().map(|partition| partition.parked).sum();
+        parked.get_or_create(&label).set(count(waiting));
+        let standing = partitions.clone().filter(|partition| partition.stall.is_some()).count();
+        stalled.get_or_create(&label).set(count(standing));
         stopped
             .get_or_create(&label)
             .set(count(partitions.filter(|partition| partition.stopped.is_some()).count()));

@@ -93,12 +93,22 @@ impl Status {
             if !subscription.joined {
                 reasons.push(format!("{}: has not joined its group yet", subscription.name));
             }
+            if let Some(reason) = &subscription.client {
+                reasons.push(format!("{}: the log's client is made anew: {reason}", subscription.name));
+            }
             for (id, partition) in subscription.partitions {
-                if let Some(reason) = partition.stopped {
+                if let Some(reason) = &partition.stopped {
                     reasons.push(format!("{}: {id} stopped: {reason}", subscription.name));
                 }
-                if let Some(reason) = partition.waiting {
+                if let Some(reason) = &partition.waiting {
                     reasons.push(format!("{}: {id} waits: {reason}", subscription.name));
+                }
+                // What stopped, or waits, has said so above.
+                if let Some(stall) = &partition.stall
+                    && partition.stopped.is_none()
+                    && partition.waiting.as_ref() != Some(&stall.reason)
+                {
+                    reasons.push(format!("{}: {id} makes no progress: {}", subscription.name, stall.reason));
                 }
             }
         }

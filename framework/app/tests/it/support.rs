@@ -9,7 +9,7 @@ use std::{
 
 use aqueduct_app::{App, AppError, Status};
 use aqueduct_core::{
-    Environment, Handled, Record, State, TopicName,
+    Environment, Handled, Record, State, Terminal, TopicName,
     environment::{Random, SystemClock},
     log::{CommitLog, PartitionId, Start},
 };
@@ -111,7 +111,7 @@ impl Gate {
 /// Number 0 is what no attempt can handle.
 pub(crate) async fn gated(event: Pinged, State(gate): State<Gate>) -> Handled {
     if event.number == 0 {
-        return Err("number 0".into());
+        return Err(Terminal::new("number 0").into());
     }
     gate.pass().await;
     Ok(())

@@ -5,5 +5,6 @@ mod drain;
 mod failure;
 mod order;
 mod parking;
+mod progress;
 mod publish;
 mod support;
