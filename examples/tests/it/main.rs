@@ -1,13 +1,21 @@
 //! The examples run and say what they promise, and the README shows what is there.
 
+mod shown;
 mod stuck;
 
 use std::{
     fs,
     io::{BufRead, BufReader},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+
+/// The binary of an example.
+fn example(name: &str) -> PathBuf {
+    // The test binary stands in target/release/deps, examples beside it.
+    let binary = std::env::current_exe().unwrap();
+    binary.parent().and_then(Path::parent).unwrap().join("examples").join(name)
+}
 
 /// The README's hello world is the example, whole, and has at most fifteen lines.
 #[test]
@@ -23,9 +31,7 @@ fn the_readme_shows_the_example_that_runs() {
 /// P1, P3, P9: it greets, drains at SIGINT, and does not greet twice after a restart.
 #[test]
 fn hello_greets_once_for_each_publish() {
-    // The test binary stands in target/release/deps, examples beside it.
-    let binary = std::env::current_exe().unwrap();
-    let hello = binary.parent().and_then(Path::parent).unwrap().join("examples/hello");
+    let hello = example("hello");
     let folder = tempfile::tempdir().unwrap();
     for run in 1..=2 {
         let mut child =

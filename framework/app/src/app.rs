@@ -249,7 +249,9 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
             _ = shutdown => {}
             Some(ended) = running.join_next(), if !running.is_empty() => result = outcome(ended),
         }
-        status.drain();
+        if !aqueduct_core::planted("ready-while-draining") {
+            status.drain();
+        }
         let started = Instant::now();
         tracing::info!(app = status.name(), "draining");
         stop.cancel();

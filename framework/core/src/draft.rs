@@ -3,15 +3,18 @@
 use bytes::Bytes;
 
 use crate::{
+    cloudevents::Outgoing,
     envelope::{Envelope, EventId},
     environment::{Environment, Timestamp},
     error::{EncodeError, EncodeErrorKind},
     event::{Event, EventInfo, EventSet},
-    key::Key,
     name::{self, TopicName},
-    record::NewRecord,
+    record::{Headers, NewRecord},
     trace::TraceContext,
 };
+
+/// Room for key, payload and headers of a usual event; a larger one grows.
+const ROOM: usize = 512;
 
 /// An event, encoded, with what its envelope shall say. Attributes that are not set are filled in when it is
 /// published or staged.
@@ -20,8 +23,10 @@ use crate::{
 pub struct Draft {
     pub(crate) info: EventInfo,
     pub(crate) topic: TopicName,
-    pub(crate) key: Option<Bytes>,
-    pub(crate) payload: Bytes,
+    /// The key, then the payload; headers follow when it becomes a record. One piece of memory for all three.
+    data: Vec<u8>,
+    /// How long the key is, where there is one.
+    key: Option<usize>,
     pub(crate) id: Option<EventId>,
     pub(crate) time: Option<Timestamp>,
     pub(crate) correlation: Option<EventId>,
@@ -36,19 +41,26 @@ impl Draft {
     /// The name or the topic is not one, the key is empty, or the payload does not serialize.
     pub fn of<E: Event>(event: &E) -> Result<Self, EncodeError> {
         let fail = |kind| EncodeError { event: E::INFO.event, kind };
-        // A hand-written `Event` may not have gone through `EventType::new`.
-        name::check("event type", E::INFO.event.name).map_err(|error| fail(error.into()))?;
-        let topic = TopicName::new(E::INFO.topic).map_err(|error| fail(error.into()))?;
-        let key = event.key();
-        if key.as_ref().is_some_and(Key::is_empty) {
-            return Err(fail(EncodeErrorKind::EmptyKey));
+        // A hand-written `Event` may not have gone through `EventType::new`. Looked at once per type, by the compiler.
+        if const { name::fault(E::INFO.event.name).is_some() || name::fault(E::INFO.topic).is_some() } {
+            name::check("event type", E::INFO.event.name).map_err(|error| fail(error.into()))?;
+            name::check("topic", E::INFO.topic).map_err(|error| fail(error.into()))?;
         }
-        let payload = serde_json::to_vec(event).map_err(|error| fail(error.into()))?;
+        let key = event.key();
+        let mut data = Vec::with_capacity(ROOM);
+        if let Some(key) = &key {
+            if key.is_empty() {
+                return Err(fail(EncodeErrorKind::EmptyKey));
+            }
+            data.extend_from_slice(key.as_bytes());
+        }
+        let key = key.map(|_| data.len());
+        serde_json::to_writer(&mut data, event).map_err(|error| fail(error.into()))?;
         Ok(Self {
             info: E::INFO,
-            topic,
-            key: key.map(Key::into_bytes),
-            payload: payload.into(),
+            topic: TopicName::checked(E::INFO.topic),
+            data,
+            key,
             id: None,
             time: None,
             correlation: None,
@@ -86,7 +98,7 @@ impl Draft {
     /// The encoded payload.
     #[must_use]
     pub fn payload(&self) -> &[u8] {
-        &self.payload
+        &self.data[self.key.unwrap_or(0)..]
     }
 
     /// Marks this event as a consequence of `cause`, with an id derived from it: `scope` is the subscription,
@@ -108,24 +120,28 @@ impl Draft {
     #[must_use]
     pub fn into_record(self, source: &str, environment: &Environment) -> NewRecord {
         let now = environment.now();
-        let envelope = Envelope {
-            id: self.id.unwrap_or_else(|| environment.new_id().into()),
-            name: self.info.event.name.to_owned(),
+        let id = self.id.unwrap_or_else(|| environment.new_id_at(now).into());
+        let (mut data, key) = (self.data, self.key);
+        let payload = key.unwrap_or(0)..data.len();
+        let outgoing = Outgoing {
+            id: &id,
+            name: self.info.event.name,
             version: self.info.event.version,
-            source: source.to_owned(),
+            source,
             subject: None,
-            time: self.time.unwrap_or(now),
-            correlation: self.correlation,
-            causation: self.causation,
+            correlation: self.correlation.as_ref(),
+            causation: self.causation.as_ref(),
             trace: self.trace,
         };
+        outgoing.append_to(&mut data);
+        let data = Bytes::from(data);
         NewRecord {
             topic: self.topic,
             partition: None,
-            key: self.key,
-            headers: crate::cloudevents::write(&envelope),
-            value: Some(self.payload),
-            timestamp: envelope.time,
+            key: key.map(|length| data.slice(..length)),
+            headers: Headers::from_block(data.slice(payload.end..)),
+            value: Some(data.slice(payload)),
+            timestamp: self.time.unwrap_or(now),
         }
     }
 }

@@ -55,9 +55,14 @@ impl Environment {
     /// A new UUIDv7 of this clock and this random source (RFC 9562 §5.7).
     #[must_use]
     pub fn new_id(&self) -> Uuid {
+        self.new_id_at(self.now())
+    }
+
+    /// A new UUIDv7 of this moment.
+    pub(crate) fn new_id_at(&self, now: Timestamp) -> Uuid {
         let mut random = [0; 10];
         self.random.fill(&mut random);
-        let millis = u64::try_from(self.now().as_millis()).unwrap_or(0);
+        let millis = u64::try_from(now.as_millis()).unwrap_or(0);
         uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid()
     }
 

@@ -13,7 +13,7 @@ impl Key {
     pub fn of(part: &(impl EventKey + ?Sized)) -> Self {
         let mut text = String::with_capacity(24);
         part.append_to(&mut text);
-        Self(Bytes::from(text.into_bytes()))
+        Self(bytes(text))
     }
 
     /// The key made of several fields: their texts joined by `/`, with `/` and `%` inside them escaped.
@@ -35,7 +35,7 @@ impl Key {
                 }
             }
         }
-        Self(Bytes::from(text.into_bytes()))
+        Self(bytes(text))
     }
 
     /// The bytes.
@@ -55,6 +55,11 @@ impl Key {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
+}
+
+/// Without spare room, which would cost [`Bytes`] a second allocation.
+fn bytes(text: String) -> Bytes {
+    text.into_bytes().into_boxed_slice().into()
 }
 
 impl From<Bytes> for Key {

@@ -27,6 +27,7 @@ pub mod handler;
 pub mod key;
 pub mod log;
 pub mod name;
+mod planted;
 pub mod record;
 mod time;
 pub mod trace;
@@ -40,6 +41,8 @@ pub use event::{Event, EventInfo, EventSet, EventType};
 pub use handler::{Delivery, Handled, Handler, HandlerError, RetryAfter, State, Terminal};
 pub use key::{EventKey, Key};
 pub use name::TopicName;
+#[doc(hidden)]
+pub use planted::planted;
 pub use record::{Headers, NewRecord, Record, RecordBatch};
 
 /// A boxed future, as the ports return: one per batch, none per record.

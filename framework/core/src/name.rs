@@ -1,6 +1,11 @@
 //! The one grammar of names: topics, groups, event types and services.
 
-use std::{fmt, sync::Arc};
+use std::{
+    cmp::Ordering,
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+};
 
 /// Longest name that Kafka accepts for a topic, in bytes.
 pub const MAX_NAME: usize = 249;
@@ -54,8 +59,15 @@ pub fn check(what: &'static str, text: &str) -> Result<(), NameError> {
 }
 
 /// The name of a topic: checked once, then shared.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct TopicName(Arc<str>);
+#[derive(Clone)]
+pub struct TopicName(Text);
+
+#[derive(Clone)]
+enum Text {
+    /// Of an event type: every event of it is published under this name, so it costs nothing to copy.
+    Static(&'static str),
+    Shared(Arc<str>),
+}
 
 impl TopicName {
     /// Checks and keeps a topic name.
@@ -64,25 +76,59 @@ impl TopicName {
     /// The text breaks the grammar of [`fault`].
     pub fn new(text: &str) -> Result<Self, NameError> {
         check("topic", text)?;
-        Ok(Self(Arc::from(text)))
+        Ok(Self(Text::Shared(Arc::from(text))))
+    }
+
+    /// Keeps a topic name that was checked.
+    pub(crate) fn checked(text: &'static str) -> Self {
+        Self(Text::Static(text))
     }
 
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {
-        &self.0
+        match &self.0 {
+            Text::Static(text) => text,
+            Text::Shared(text) => text,
+        }
+    }
+}
+
+impl PartialEq for TopicName {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for TopicName {}
+
+impl PartialOrd for TopicName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for TopicName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_str().cmp(other.as_str())
+    }
+}
+
+impl Hash for TopicName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_str().hash(state);
     }
 }
 
 impl fmt::Display for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        f.write_str(self.as_str())
     }
 }
 
 impl fmt::Debug for TopicName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&*self.0, f)
+        fmt::Debug::fmt(self.as_str(), f)
     }
 }
 

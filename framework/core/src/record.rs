@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc};
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 
 use crate::{environment::Timestamp, log::Offset, name::TopicName};
 
@@ -76,26 +76,22 @@ impl<'a> Iterator for HeaderBlock<'a> {
 
 /// Builds [`Headers`].
 #[derive(Debug, Default)]
-pub struct HeadersBuilder(BytesMut);
+pub struct HeadersBuilder(Vec<u8>);
 
 impl HeadersBuilder {
     /// A builder with room for the usual four.
     #[must_use]
     pub fn new() -> Self {
-        Self(BytesMut::with_capacity(160))
+        Self(Vec::with_capacity(160))
     }
 
     /// Appends a header. A name over 64 KiB or a value over 2 GiB cannot be on a record; it is cut.
     pub fn push(&mut self, name: &[u8], value: Option<&[u8]>) {
-        let name = &name[..name.len().min(usize::from(u16::MAX))];
-        self.0.put_u16_le(u16::try_from(name.len()).unwrap_or(u16::MAX));
-        self.0.put_slice(name);
         match value {
-            None => self.0.put_i32_le(-1),
-            Some(value) => {
-                let length = i32::try_from(value.len()).unwrap_or(i32::MAX);
-                self.0.put_i32_le(length);
-                self.0.put_slice(&value[..usize::try_from(length).unwrap_or(0)]);
+            Some(value) => put_header(&mut self.0, name, |block| block.extend_from_slice(value)),
+            None => {
+                put_name(&mut self.0, name);
+                self.0.extend_from_slice(&NULL);
             }
         }
     }
@@ -103,8 +99,28 @@ impl HeadersBuilder {
     /// The headers.
     #[must_use]
     pub fn build(self) -> Headers {
-        Headers(self.0.freeze())
+        Headers(self.0.into())
     }
+}
+
+/// The length of a null value.
+const NULL: [u8; 4] = (-1_i32).to_le_bytes();
+
+/// Appends a header to a block; `value` appends its value.
+pub(crate) fn put_header(block: &mut Vec<u8>, name: &[u8], value: impl FnOnce(&mut Vec<u8>)) {
+    put_name(block, name);
+    block.extend_from_slice(&NULL);
+    let start = block.len();
+    value(block);
+    let length = i32::try_from(block.len() - start).unwrap_or(i32::MAX);
+    block.truncate(start.saturating_add(usize::try_from(length).unwrap_or(0)));
+    block[start - NULL.len()..start].copy_from_slice(&length.to_le_bytes());
+}
+
+fn put_name(block: &mut Vec<u8>, name: &[u8]) {
+    let name = &name[..name.len().min(usize::from(u16::MAX))];
+    block.extend_from_slice(&u16::try_from(name.len()).unwrap_or(u16::MAX).to_le_bytes());
+    block.extend_from_slice(name);
 }
 
 /// A record on its way to the log.
@@ -157,6 +173,14 @@ pub trait RecordBatch: Send + Sync + fmt::Debug {
     fn value(&self, index: usize) -> Option<&[u8]>;
     /// Shows each header of a record, in order.
     fn visit_headers<'a>(&'a self, index: usize, visit: &mut dyn FnMut(HeaderRef<'a>));
+    /// Bytes of key, value, and names and values of headers.
+    fn size(&self, index: usize) -> usize {
+        let mut size = self.key(index).map_or(0, <[u8]>::len) + self.value(index).map_or(0, <[u8]>::len);
+        self.visit_headers(index, &mut |header| {
+            size += header.name.len() + header.value.map_or(0, <[u8]>::len);
+        });
+        size
+    }
 }
 
 /// A record that owns what it holds: a batch of one.
@@ -286,12 +310,10 @@ impl Record {
         headers
     }
 
-    /// Bytes of key, value and header values.
+    /// Bytes of key, value, and names and values of headers.
     #[must_use]
     pub fn size(&self) -> usize {
-        let mut size = self.key().map_or(0, <[u8]>::len) + self.value().map_or(0, <[u8]>::len);
-        self.visit_headers(&mut |header| size += header.name.len() + header.value.map_or(0, <[u8]>::len));
-        size
+        self.batch.size(self.index)
     }
 }
 

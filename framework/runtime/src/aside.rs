@@ -207,7 +207,8 @@ impl Writer {
             offset: self.progress.settled.load(Ordering::Acquire),
             metadata: String::new(),
         };
-        let settlements = Some((self.consumer.group_token(), vec![settlement]));
+        let fenced = !aqueduct_core::planted("copy-not-fenced");
+        let settlements = fenced.then(|| (self.consumer.group_token(), vec![settlement]));
         let committed = transactions.commit(records, settlements).await;
         if committed.is_err() {
             // After an unknown outcome a producer is not used again.

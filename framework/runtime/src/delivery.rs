@@ -8,8 +8,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     task::{self, Poll, Waker},
     time::Duration,
@@ -33,8 +33,11 @@ use crate::{
     subscription::{Routing, Subscription, Target},
 };
 
-/// A handler that blocks longer than this is not run where it holds up its neighbours.
-const BLOCKED: Duration = Duration::from_millis(1);
+/// A handler that blocks longer than this, three times within few polls, is not run where it holds up its neighbours. Once
+/// is not enough: the machine may have taken the thread away.
+pub(crate) const BLOCKED: Duration = Duration::from_millis(1);
+const STRIKES: u32 = 3;
+const STRIKES_WITHIN: u64 = 16;
 
 /// What all partitions of a subscription share.
 pub(crate) struct Shared<S> {
@@ -53,8 +56,11 @@ pub(crate) struct Shared<S> {
 #[derive(Debug, Default)]
 pub(crate) struct RouteState {
     pub(crate) health: Arc<Health>,
-    /// It blocked a thread once: its attempts are tasks of their own from then on.
+    /// It blocks: its attempts are tasks of their own.
     pub(crate) blocks: AtomicBool,
+    /// Polls that were measured; and how many in short order took long, the last of them at which poll.
+    polls: AtomicU64,
+    strikes: Mutex<(u32, u64)>,
 }
 
 /// The assignment that a delivery belongs to.
@@ -165,6 +171,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             }
             Ok(Ok(Poll::Pending)) => InPlace::Waits(Started { route, slot }),
             Ok(Err(error)) => InPlace::Over(refused(error)),
+            Err(panic) if aqueduct_core::planted("panic-ends-the-partition") => std::panic::resume_unwind(panic),
             Err(panic) => {
                 discard(slot);
                 InPlace::Over(Attempted::Failed(panicked(&*panic)))
@@ -245,6 +252,10 @@ impl<S: Send + Sync + 'static> Shared<S> {
         };
         if !drafts.is_empty() {
             for record in self.consequences(drafts, &incoming)? {
+                if aqueduct_core::planted("events-beside-the-transaction") {
+                    self.bus.publish_records(vec![record]).await.map_err(publish_failed)?;
+                    continue;
+                }
                 transaction.stage(record);
             }
         }
@@ -297,8 +308,19 @@ impl<S: Send + Sync + 'static> Shared<S> {
 
     /// A poll of this route's handler took so long.
     pub(crate) fn took(&self, route: usize, took: Duration) {
-        let Some(state) = self.routes.get(route).filter(|_| took > BLOCKED) else { return };
-        if !state.blocks.swap(true, Ordering::Relaxed) {
+        let Some(state) = self.routes.get(route) else { return };
+        let polls = state.polls.fetch_add(1, Ordering::Relaxed);
+        if took < BLOCKED {
+            return;
+        }
+        let strikes = {
+            let mut strikes = state.strikes.lock().unwrap_or_else(PoisonError::into_inner);
+            let (count, last) = *strikes;
+            let count = if polls - last.min(polls) <= STRIKES_WITHIN { count + 1 } else { 1 };
+            *strikes = (count, polls);
+            count
+        };
+        if strikes >= STRIKES && !state.blocks.swap(true, Ordering::Relaxed) {
             let handler = self.routing.route(route).map(|route| route.name());
             tracing::warn!(
                 subscription = self.subscription.name,
@@ -419,6 +441,7 @@ impl Delivery<'_> {
         match transaction.commit().await {
             Ok(()) => Attempted::Ended,
             Err(CommitError::Refused(error)) => Attempted::Failed(error),
+            Err(CommitError::Unknown(_)) if aqueduct_core::planted("unknown-commit-taken-as-done") => Attempted::Ended,
             Err(CommitError::Unknown(error)) => {
                 match self.effects.ended(self.claim, self.place, Some(self.mark)).await {
                     Ok(true) => Attempted::Ended,

@@ -1,22 +1,30 @@
-//! The admission gate: publishes enter the log in the order of their calls, and no more is in flight than the log
-//! is sized for, so that the client never refuses (its refusal would reorder).
+//! The admission gate: publishes enter the log in the order of their calls, and no more is in flight than the log is
+//! sized for, so that the client never refuses (its refusal would reorder).
+//!
+//! While the log is idle a publish is sent at once; while a batch is in flight, what is published is gathered and sent
+//! as one batch when that has been answered, or when it is full.
 
 use std::{
     collections::{HashMap, VecDeque},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, PoisonError},
     task::{Context, Poll, Waker},
 };
 
 use aqueduct_core::{
     LogError, LogErrorKind, NewRecord, TopicName,
-    log::{Outcomes, Producer},
+    log::{Outcomes, Position, Producer, Receipt},
 };
 use bytes::Bytes;
 
+use crate::sync::{Mutex, MutexGuard};
+
 /// In flight at most, in records and bytes; below the queue of any log we use.
-const MAX_RECORDS: usize = 50_000;
+pub(crate) const MAX_RECORDS: usize = if cfg!(feature = "shuttle") { 4 } else { 50_000 };
 const MAX_BYTES: usize = 64 * 1024 * 1024;
+/// A batch of this size is full: it does not wait for the one before it.
+const BATCH_RECORDS: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
+const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// What must not be overtaken: a key within a topic.
 type Ordered = (TopicName, Bytes);
@@ -29,28 +37,51 @@ pub(crate) struct Gate {
 
 #[derive(Debug, Default)]
 struct State {
+    /// In flight.
+    batches: usize,
     records: usize,
     bytes: usize,
-    queue: VecDeque<Entry>,
-    /// One caller at a time hands entries to the log, outside the lock: receipts may come back within `enqueue`.
+    /// Records and callers of the last batch.
+    gathered: (usize, usize),
+    /// What has taken its place and is not sent yet; only the last batch grows.
+    queue: VecDeque<Batch>,
+    /// One caller at a time hands batches to the log, outside the lock: receipts may come back within `enqueue`.
     pumping: bool,
     /// Keys with failures that their callers have not seen yet, and how many.
     held: HashMap<Ordered, usize>,
 }
 
-#[derive(Debug)]
-struct Entry {
+/// Publishes that are sent together.
+#[derive(Debug, Default)]
+struct Batch {
     records: Vec<NewRecord>,
-    ticket: Arc<Mutex<Ticket>>,
+    bytes: usize,
+    /// In the order of the records: how many are each caller's.
+    callers: Vec<(usize, Arc<Mutex<Ticket>>)>,
+}
+
+impl Batch {
+    fn is_full(&self) -> bool {
+        self.records.len() >= BATCH_RECORDS || self.bytes >= BATCH_BYTES
+    }
 }
 
 #[derive(Debug, Default)]
 struct Ticket {
-    outcomes: Option<Outcomes>,
+    told: Option<Told>,
     waker: Option<Waker>,
     holds: Vec<Ordered>,
     /// Nobody waits any more: a failure has been seen as far as it will be.
     abandoned: bool,
+}
+
+/// What a caller is told of its records.
+#[derive(Debug)]
+pub(crate) enum Told {
+    /// Of the only one.
+    One(Result<Position, LogError>),
+    /// Of each.
+    All(Outcomes),
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -62,10 +93,6 @@ fn ordered(record: &NewRecord) -> Option<Ordered> {
     record.key.as_ref().map(|key| (record.topic.clone(), key.clone()))
 }
 
-fn size(records: &[NewRecord]) -> usize {
-    records.iter().map(NewRecord::size).sum()
-}
-
 fn held(record: &NewRecord) -> LogError {
     let key = record.key.as_deref().unwrap_or_default().escape_ascii();
     LogError::new(
@@ -74,92 +101,116 @@ fn held(record: &NewRecord) -> LogError {
     )
 }
 
+impl State {
+    /// A batch with room for this many records, or for as many as were gathered last time.
+    fn open(&self, records: usize) -> Batch {
+        let gathers = self.batches > 0;
+        let (records, callers) = if gathers { (self.gathered.0.max(records), self.gathered.1) } else { (records, 1) };
+        Batch { records: Vec::with_capacity(records), bytes: 0, callers: Vec::with_capacity(callers) }
+    }
+
+    fn holds(&self, record: &NewRecord) -> bool {
+        ordered(record).is_some_and(|key| self.held.contains_key(&key))
+    }
+
+    /// Takes the next batch to send, if one may be.
+    fn next(&mut self) -> Option<Batch> {
+        let first = self.queue.front()?;
+        let gathers = self.batches > 0 && self.queue.len() == 1 && !first.is_full();
+        let fits = self.records + first.records.len() <= MAX_RECORDS && self.bytes + first.bytes <= MAX_BYTES;
+        let unbounded = aqueduct_core::planted("gate-without-bound");
+        if gathers || (!fits && self.batches > 0 && !unbounded) {
+            return None;
+        }
+        let last_first = aqueduct_core::planted("gate-last-in-first-out");
+        let batch = if last_first { self.queue.pop_back()? } else { self.queue.pop_front()? };
+        self.batches += 1;
+        self.records += batch.records.len();
+        self.bytes += batch.bytes;
+        Some(batch)
+    }
+
+    /// Takes the callers out of the queue that have a record of a key that failed: they must not overtake it.
+    fn refuse(&mut self, failed: &[Ordered]) -> Vec<(Vec<NewRecord>, Arc<Mutex<Ticket>>)> {
+        let mut refused = Vec::new();
+        for batch in &mut self.queue {
+            let Batch { records, callers, .. } = std::mem::take(batch);
+            let mut records = records.into_iter();
+            for (count, ticket) in callers {
+                let of_caller: Vec<_> = records.by_ref().take(count).collect();
+                let overtakes =
+                    of_caller.iter().any(|record| ordered(record).is_some_and(|key| failed.contains(&key)));
+                if overtakes {
+                    refused.push((of_caller, ticket));
+                } else {
+                    batch.bytes += of_caller.iter().map(NewRecord::size).sum::<usize>();
+                    batch.records.extend(of_caller);
+                    batch.callers.push((count, ticket));
+                }
+            }
+        }
+        self.queue.retain(|batch| !batch.callers.is_empty());
+        refused
+    }
+}
+
 impl Gate {
     pub(crate) fn new(producer: Arc<dyn Producer>) -> Arc<Self> {
         Arc::new(Self { producer, state: Mutex::default() })
     }
 
-    /// Takes a place in the order, now.
-    pub(crate) fn enter(self: &Arc<Self>, records: Vec<NewRecord>) -> Admission {
+    /// Takes a place in the order, now: one place for all the records.
+    pub(crate) fn enter(self: &Arc<Self>, records: impl IntoIterator<Item = NewRecord>) -> Admission {
         let ticket = Arc::new(Mutex::new(Ticket::default()));
         let mut state = lock(&self.state);
-        let overtakes = !state.held.is_empty()
-            && records.iter().any(|record| ordered(record).is_some_and(|key| state.held.contains_key(&key)));
-        if overtakes {
-            // A batch is one place in the order: it waits as a whole for its caller to look.
-            lock(&ticket).outcomes = Some(records.iter().map(|record| Err(held(record))).collect());
-            drop(state);
+        if state.held.is_empty() {
+            let records = records.into_iter();
+            if state.queue.back().is_none_or(Batch::is_full) {
+                let batch = state.open(records.size_hint().0);
+                state.queue.push_back(batch);
+            }
+            if let Some(batch) = state.queue.back_mut() {
+                let before = batch.records.len();
+                batch.records.extend(records);
+                batch.bytes += batch.records[before..].iter().map(NewRecord::size).sum::<usize>();
+                batch.callers.push((batch.records.len() - before, Arc::clone(&ticket)));
+            }
         } else {
-            state.queue.push_back(Entry { records, ticket: Arc::clone(&ticket) });
+            let records: Vec<_> = records.into_iter().collect();
+            if records.iter().any(|record| state.holds(record)) {
+                // A batch is one place in the order: it waits as a whole for its caller to look.
+                drop(state);
+                let outcomes = records.iter().map(|record| Err(held(record))).collect();
+                lock(&ticket).told = Some(Told::All(outcomes));
+                return Admission { gate: Arc::clone(self), ticket };
+            }
+            let (count, bytes) = (records.len(), records.iter().map(NewRecord::size).sum());
+            let callers = vec![(count, Arc::clone(&ticket))];
+            state.queue.push_back(Batch { records, bytes, callers });
+        }
+        if aqueduct_core::planted("gate-sends-after-the-call") {
             drop(state);
-            self.pump();
+            let gate = Arc::clone(self);
+            drop(tokio::spawn(async move { gate.pump(lock(&gate.state)) }));
+        } else {
+            self.pump(state);
         }
         Admission { gate: Arc::clone(self), ticket }
     }
 
-    fn pump(self: &Arc<Self>) {
-        let mut state = lock(&self.state);
+    fn pump<'a>(self: &'a Arc<Self>, mut state: MutexGuard<'a, State>) {
         if state.pumping {
             return;
         }
         state.pumping = true;
-        while let Some(entry) = state.queue.front() {
-            let (records, bytes) = (entry.records.len(), size(&entry.records));
-            let fits = state.records + records <= MAX_RECORDS && state.bytes + bytes <= MAX_BYTES;
-            if !fits && state.records > 0 {
-                break;
-            }
-            let Some(Entry { records: batch, ticket }) = state.queue.pop_front() else { break };
-            state.records += records;
-            state.bytes += bytes;
+        while let Some(Batch { records, bytes, callers }) = state.next() {
             drop(state);
-            let keys: Vec<_> = batch.iter().map(ordered).collect();
-            let gate = Arc::clone(self);
-            self.producer
-                .enqueue(batch, Box::new(move |outcomes| gate.complete(&ticket, &keys, outcomes, bytes)));
+            let keys = records.iter().map(ordered).collect();
+            let sent = Sent { gate: Arc::clone(self), callers, keys, bytes };
+            self.producer.enqueue(records, Box::new(sent));
             state = lock(&self.state);
         }
         state.pumping = false;
-    }
-
-    fn complete(
-        self: &Arc<Self>,
-        ticket: &Mutex<Ticket>,
-        keys: &[Option<Ordered>],
-        outcomes: Outcomes,
-        bytes: usize,
-    ) {
-        let mut state = lock(&self.state);
-        state.records = state.records.saturating_sub(keys.len());
-        state.bytes = state.bytes.saturating_sub(bytes);
-        let failed: Vec<Ordered> = keys
-            .iter()
-            .zip(&outcomes)
-            .filter(|(_, outcome)| outcome.is_err())
-            .filter_map(|(key, _)| key.clone())
-            .collect();
-        let mut refused = Vec::new();
-        if !failed.is_empty() {
-            for key in &failed {
-                *state.held.entry(key.clone()).or_default() += 1;
-            }
-            let waiting = std::mem::take(&mut state.queue);
-            for entry in waiting {
-                if entry.records.iter().any(|record| ordered(record).is_some_and(|key| failed.contains(&key)))
-                {
-                    refused.push(entry);
-                } else {
-                    state.queue.push_back(entry);
-                }
-            }
-        }
-        drop(state);
-        let unseen = finish(ticket, outcomes, failed);
-        self.release(&unseen);
-        for entry in refused {
-            finish(&entry.ticket, entry.records.iter().map(|record| Err(held(record))).collect(), Vec::new());
-        }
-        self.pump();
     }
 
     fn release(&self, holds: &[Ordered]) {
@@ -177,13 +228,70 @@ impl Gate {
     }
 }
 
+/// A batch in flight.
+struct Sent {
+    gate: Arc<Gate>,
+    callers: Vec<(usize, Arc<Mutex<Ticket>>)>,
+    keys: Vec<Option<Ordered>>,
+    bytes: usize,
+}
+
+impl Receipt for Sent {
+    fn complete(self: Box<Self>, outcomes: Outcomes) {
+        let Self { gate, callers, keys, bytes } = *self;
+        let records = keys.len();
+        let failed: Vec<Ordered> = keys
+            .iter()
+            .zip(&outcomes)
+            .filter(|(_, outcome)| outcome.is_err())
+            .filter_map(|(key, _)| key.clone())
+            .collect();
+        let mut state = lock(&gate.state);
+        let mut refused = Vec::new();
+        if !failed.is_empty() && !aqueduct_core::planted("gate-holds-nothing") {
+            for key in &failed {
+                *state.held.entry(key.clone()).or_default() += 1;
+            }
+            refused = state.refuse(&failed);
+        }
+        drop(state);
+        let backwards = aqueduct_core::planted("gate-answers-backwards");
+        let outcomes = if backwards { outcomes.into_iter().rev().collect() } else { outcomes };
+        let (mut keys, mut outcomes) = (keys.into_iter(), outcomes.into_iter());
+        for (count, ticket) in callers {
+            if failed.is_empty() && count == 1 {
+                let told = Told::One(outcomes.next().unwrap_or_else(|| Err(no_outcome())));
+                gate.release(&finish(&ticket, told, Vec::new()));
+                keys.next();
+                continue;
+            }
+            let mut outcomes: Outcomes = outcomes.by_ref().take(count).collect();
+            outcomes.resize_with(count, || Err(no_outcome()));
+            let keys = keys.by_ref().take(count);
+            let holds =
+                keys.zip(&outcomes).filter(|(_, outcome)| outcome.is_err()).filter_map(|(key, _)| key).collect();
+            gate.release(&finish(&ticket, Told::All(outcomes), holds));
+        }
+        for (records, ticket) in refused {
+            let outcomes = records.iter().map(|record| Err(held(record))).collect();
+            finish(&ticket, Told::All(outcomes), Vec::new());
+        }
+        // After the callers were told: what they publish next goes with what was gathered.
+        let mut state = lock(&gate.state);
+        state.batches = state.batches.saturating_sub(1);
+        state.records = state.records.saturating_sub(records);
+        state.bytes = state.bytes.saturating_sub(bytes);
+        gate.pump(state);
+    }
+}
+
 /// Tells the caller; where there is none any more, gives back what would have been held for it.
-fn finish(ticket: &Mutex<Ticket>, outcomes: Outcomes, holds: Vec<Ordered>) -> Vec<Ordered> {
+fn finish(ticket: &Mutex<Ticket>, told: Told, holds: Vec<Ordered>) -> Vec<Ordered> {
     let mut ticket = lock(ticket);
     if ticket.abandoned {
-        return holds;
+        return if aqueduct_core::planted("gate-holds-for-nobody") { Vec::new() } else { holds };
     }
-    ticket.outcomes = Some(outcomes);
+    ticket.told = Some(told);
     ticket.holds = holds;
     let waker = ticket.waker.take();
     drop(ticket);
@@ -191,6 +299,10 @@ fn finish(ticket: &Mutex<Ticket>, outcomes: Outcomes, holds: Vec<Ordered>) -> Ve
         waker.wake();
     }
     Vec::new()
+}
+
+pub(crate) fn no_outcome() -> LogError {
+    LogError::new(LogErrorKind::UnknownOutcome, "the log gave a receipt without an outcome")
 }
 
 /// Resolves when the log has answered. Dropping it changes nothing: the place is taken, the events go their way.
@@ -201,19 +313,21 @@ pub(crate) struct Admission {
 }
 
 impl Future for Admission {
-    type Output = Outcomes;
+    type Output = Told;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Outcomes> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Told> {
         let mut ticket = lock(&self.ticket);
-        match ticket.outcomes.take() {
-            Some(outcomes) => {
+        match ticket.told.take() {
+            Some(told) => {
                 let holds = std::mem::take(&mut ticket.holds);
                 drop(ticket);
                 self.gate.release(&holds);
-                Poll::Ready(outcomes)
+                Poll::Ready(told)
             }
             None => {
-                ticket.waker = Some(cx.waker().clone());
+                if ticket.waker.as_ref().is_none_or(|waker| !waker.will_wake(cx.waker())) {
+                    ticket.waker = Some(cx.waker().clone());
+                }
                 Poll::Pending
             }
         }

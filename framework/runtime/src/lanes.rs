@@ -160,7 +160,8 @@ impl Lanes {
     /// Goes on to the next record of a lane, or closes it.
     pub(crate) fn advance(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get_mut(id) else { return };
-        match lane.queue.pop_front() {
+        let last_first = aqueduct_core::planted("lane-last-in-first-out");
+        match if last_first { lane.queue.pop_back() } else { lane.queue.pop_front() } {
             Some((sequence, record)) => {
                 lane.head = Head::new(record, Origin::Live(sequence));
                 self.ready.push_back(id);

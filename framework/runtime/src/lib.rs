@@ -27,10 +27,13 @@ mod partition;
 pub mod policy;
 mod ring;
 mod running;
+#[cfg(all(test, feature = "shuttle"))]
+mod schedules;
 mod settler;
 pub mod status;
 mod subscriber;
 pub mod subscription;
+mod sync;
 
 pub use bus::{Bus, PublishError};
 pub use dead_letter::topic_of as dead_letter_topic;

@@ -34,11 +34,15 @@ pub(crate) struct Monitor {
     watches: BTreeMap<PartitionId, Watch>,
     /// Since when the log does not say its ends, and why.
     silent: Option<(Instant, String)>,
+    /// Why the last client died, until this one has shown that it lives.
+    suspect: Option<String>,
 }
 
 #[derive(Debug)]
 struct Watch {
     generation: i64,
+    /// Where its reader stood at first.
+    start: Offset,
     settled: (Offset, Instant),
     ended: (u64, Instant),
     /// Where the reader stands, and since when the log has more.
@@ -46,8 +50,13 @@ struct Watch {
 }
 
 impl Monitor {
-    pub(crate) fn new() -> Self {
-        Self::default()
+    pub(crate) fn new(suspect: Option<String>) -> Self {
+        Self { suspect, ..Self::default() }
+    }
+
+    /// Whether the client has yet to show that it lives.
+    pub(crate) fn suspects(&self) -> bool {
+        self.suspect.is_some()
     }
 
     /// The log's answer to the question under way. Dropping the future loses nothing.
@@ -107,6 +116,7 @@ impl Monitor {
     ) -> Option<&Watch> {
         let fresh = || Watch {
             generation: owned.generation,
+            start: owned.progress.read.load(Ordering::Relaxed),
             settled: (partition.settled, now),
             ended: (partition.ended, now),
             behind: None,
@@ -144,6 +154,9 @@ impl Monitor {
         ends: Ends,
         partitions: &BTreeMap<PartitionId, Owned>,
     ) -> Result<(), LogError> {
+        if aqueduct_core::planted("silent-client-not-seen") {
+            return Ok(());
+        }
         let now = Instant::now();
         let ends = match ends {
             Ok(ends) => ends,
@@ -154,6 +167,7 @@ impl Monitor {
             }
         };
         self.silent = None;
+        let mut lives = true;
         for (topic, ends) in ends {
             for (partition, end) in (0..).zip(ends) {
                 let id = PartitionId { topic: topic.clone(), partition };
@@ -161,6 +175,7 @@ impl Monitor {
                     continue;
                 };
                 let read = owned.progress.read.load(Ordering::Relaxed);
+                lives &= read >= end || read > watch.start;
                 let starves = read < end && owned.progress.hungry.load(Ordering::Relaxed) && !owned.is_closed();
                 watch.behind = match watch.behind {
                     _ if !starves => None,
@@ -177,6 +192,9 @@ impl Monitor {
                 }
             }
         }
+        if lives {
+            self.suspect = None;
+        }
         Ok(())
     }
 }
@@ -187,7 +205,7 @@ impl Watch {
             return Some((StallKind::Stopped, self.settled.1, reason.clone()));
         }
         let (settled, ended) = (now - self.settled.1 >= STALLED, now - self.ended.1 >= STALLED);
-        if partition.in_flight == 0 || !settled {
+        if partition.in_flight == 0 || !settled || aqueduct_core::planted("stall-not-judged") {
             return None;
         }
         let holds = || partition.holds.clone().unwrap_or_else(|| "a delivery does not end".to_owned());

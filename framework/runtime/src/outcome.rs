@@ -44,6 +44,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             }
             Attempted::Fenced => return Err(Halt::Fenced),
             Attempted::Undecodable(error) => return self.set_aside(id, error.to_string(), None),
+            Attempted::Outage(reason) if aqueduct_core::planted("outage-counts-attempts") => reason.into(),
             Attempted::Outage(reason) => {
                 self.wait(id, reason, random);
                 return Ok(());
@@ -51,7 +52,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             Attempted::Failed(error) => error,
         };
         let reason = error.to_string();
-        if error.outcome() == Outcome::Terminal {
+        if error.outcome() == Outcome::Terminal && !aqueduct_core::planted("terminal-is-retried") {
             return self.set_aside(id, reason, None);
         }
         let retry = self.shared.subscription.retry;
@@ -61,12 +62,17 @@ impl<S: Send + Sync + 'static> Partition<S> {
         {
             head.failing = Some((route.health.failing(), Instant::now()));
         }
-        head.spent = head.spent.saturating_add(1).min(retry.limit());
+        if !aqueduct_core::planted("attempts-not-counted") {
+            head.spent = head.spent.saturating_add(1).min(retry.limit());
+        }
         let hold = self.shared.subscription.hold_at_most;
         let works = head.failing.as_ref().is_none_or(|(failing, since)| {
-            failing.others_succeed() || since.elapsed() >= hold
+            failing.others_succeed()
+                || since.elapsed() >= hold
+                || aqueduct_core::planted("outage-is-poison")
         });
         let asked = match error.outcome() {
+            Outcome::RetryAfter(_) if aqueduct_core::planted("retry-after-ignored") => None,
             Outcome::RetryAfter(delay) => Some(delay),
             Outcome::Retry | Outcome::Terminal => None,
         };
@@ -174,7 +180,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
     /// A key that waits for its next attempt may hold a quarter of the window; beyond it, it is parked until then. In an
     /// outage it stays: parking would move the whole topic.
     fn park_if_crowded(&mut self, id: LaneId) -> Result<(), Halt> {
-        let Some(lane) = self.lanes.get(id) else { return Ok(()) };
+        let Some(lane) = self.lanes.get(id).filter(|_| !aqueduct_core::planted("crowded-key-not-parked")) else {
+            return Ok(());
+        };
         let State::Backoff { until, reason, outage: false } = &lane.head.state else { return Ok(()) };
         if lane.queue.len() < (self.shared.subscription.window / 4).max(1) || !self.parks(id) {
             return Ok(());
@@ -199,6 +207,11 @@ impl<S: Send + Sync + 'static> Partition<S> {
             (OnFailure::Park, Some(key)) => self.park(id, &key, reason, due),
             (OnFailure::Park, None) | (OnFailure::DeadLetter, _) => {
                 lane.head.state = State::Aside;
+                if let (Origin::Live(sequence), true) =
+                    (lane.head.origin, aqueduct_core::planted("letter-settled-before-stored"))
+                {
+                    self.end(sequence);
+                }
                 self.push_aside(Op::Letter { lane: id, record, reason, attempts });
                 Ok(())
             }
@@ -228,6 +241,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let first = record.offset();
         let sequence = match lane.head.origin {
             Origin::Live(sequence) => {
+                if aqueduct_core::planted("copy-settled-before-stored") {
+                    self.end(sequence);
+                }
                 self.parked.copying(key).map_err(Halt::Stop)?;
                 Some(sequence)
             }
@@ -345,7 +361,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     /// Releases the keys whose time has come.
     pub(super) fn release_due(&mut self) {
-        if self.parked.next_due().is_none() {
+        if self.parked.next_due().is_none() || aqueduct_core::planted("due-time-ignored") {
             return;
         }
         for key in self.parked.wake_due(self.shared.bus.environment().now()) {
@@ -390,6 +406,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
             let key = key.escape_ascii();
             Halt::Stop(format!("the parked record of key {key} at offset {offset} cannot be read: {error}"))
         })?;
+        if aqueduct_core::planted("end-mark-before-handled") {
+            self.push_aside(Op::End { key: KeyBytes::clone(&key), offset });
+        }
         let id = self.lanes.open(Some(key), Head::new(record, Origin::Released));
         self.lanes.make_ready(id);
         Ok(())

@@ -2,12 +2,9 @@
 //! ended, and keeps parked keys.
 
 use std::{
-    collections::HashSet,
+    collections::{HashSet, VecDeque},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 
@@ -18,18 +15,19 @@ use aqueduct_core::{
 };
 use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{OwnedSemaphorePermit, mpsc, watch},
+    sync::{Notify, OwnedSemaphorePermit, mpsc, watch},
     time::{Instant, Sleep},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     aside::{Aside, Op, Refused, Written},
-    delivery::{Assigned, Attempted, InPlace, Shared, Spare, Started},
+    delivery::{Assigned, Attempted, BLOCKED, InPlace, Shared, Spare, Started},
     lanes::{Head, KeyBytes, LaneId, Lanes, Origin, State, holder},
     parking::{control::Asked, index::ParkedKeys},
     ring::Ring,
     subscription::Target,
+    sync::{AtomicBool, AtomicI64, Ordering},
 };
 
 /// Records asked of a reader at once.
@@ -37,6 +35,15 @@ const READ_BATCH: usize = 512;
 
 /// How long records are handled where they were read before others get a turn.
 const BUDGET: Duration = Duration::from_millis(5);
+
+/// After how many polls in place the clock is read.
+const POLLS_A_LOOK: usize = 8;
+
+/// How many polls are watched one by one after a few took long together.
+const WATCHED: u32 = 64;
+
+/// How often one key that fills the window is named.
+const REPORT: Duration = Duration::from_secs(10);
 
 /// How often a partition with open deliveries says what holds it.
 const LOOK: Duration = Duration::from_secs(1);
@@ -72,6 +79,12 @@ pub(crate) struct Progress {
     pub(crate) read: AtomicI64,
     /// Whether it waits for records.
     pub(crate) hungry: AtomicBool,
+    /// The settled offset that the log and the database have.
+    pub(crate) stored: AtomicI64,
+    /// Told when `stored` moved.
+    pub(crate) moved: Notify,
+    /// Told when so much has been settled since that it should be stored before its time.
+    pub(crate) hurry: Arc<Notify>,
 }
 
 pub(crate) struct Partition<S> {
@@ -95,7 +108,13 @@ pub(crate) struct Partition<S> {
     /// Ended since the status was last told.
     pub(super) news: u64,
     told: (Offset, usize, usize),
-    window_reported: bool,
+    /// Settled offsets that are not stored yet, each with the delivery sequence that it stands for.
+    unstored: VecDeque<(Offset, u64)>,
+    /// Deliveries before this sequence are stored as settled.
+    stored: u64,
+    window_reported: Option<Instant>,
+    /// Where polls are watched one by one: so many more.
+    watch: u32,
     /// Nothing begins any more.
     pub(super) draining: bool,
 }
@@ -148,7 +167,10 @@ impl<S: Send + Sync + 'static> Partition<S> {
             held_up: 0,
             news: 0,
             told: (start, 0, 0),
-            window_reported: false,
+            unstored: VecDeque::new(),
+            stored: 0,
+            window_reported: None,
+            watch: 0,
             draining: false,
         };
         for asked in beginning.releases {
@@ -183,6 +205,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     let wished = if changed.is_ok() { *wish.borrow_and_update() } else { Wish::Lost };
                     match wished {
                         Wish::Run => {}
+                        Wish::Lost if aqueduct_core::planted("lost-partition-runs-on") => {
+                            return self.drain(None, wish, None).await;
+                        }
                         Wish::Lost => return Closed::Fenced,
                         Wish::Drain(deadline) => {
                             drop(feeder);
@@ -205,6 +230,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                         self.say_what_holds();
                     }
                 }
+                () = self.progress.moved.notified(), if self.pending.is_some() && !more => {}
                 permit = got(&mut self.place), if self.place.is_some() => {
                     self.place = None;
                     if let Some(permit) = permit && let Err(halt) = self.start_ready(Some(permit)) { break halt }
@@ -266,7 +292,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let (record, attempt, place) = (lane.head.record.clone(), lane.head.attempts, lane.head.place());
         let began = Instant::now();
         let in_place = self.shared.in_place(&self.assigned, &record, attempt, &mut self.spare);
-        self.measure(&in_place, &record, began);
+        self.measure(&in_place, &record, began.elapsed());
         let (begun, returned) = match in_place {
             InPlace::Over(attempted) => {
                 self.on_attempted(id, attempted)?;
@@ -280,12 +306,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
         Ok(None)
     }
 
-    /// A handler that blocks is found out by its first poll.
-    fn measure(&self, in_place: &InPlace<S>, record: &Record, began: Instant) {
-        let took = began.elapsed();
-        // Rarely true, so the record is read once more to find the route.
-        if took >= Duration::from_millis(1)
-            && !matches!(in_place, InPlace::Elsewhere)
+    /// Tells of a poll that took long; the record is read once more to find its route.
+    fn measure(&self, in_place: &InPlace<S>, record: &Record, took: Duration) {
+        if !matches!(in_place, InPlace::Elsewhere)
             && let Some(route) = self.shared.route_of(record)
         {
             self.shared.took(route, took);
@@ -330,32 +353,47 @@ impl<S: Send + Sync + 'static> Partition<S> {
     fn admit(&mut self) -> Result<bool, Halt> {
         let Some((batch, mut index, position)) = self.pending.take() else { return Ok(false) };
         let window = self.shared.subscription.window;
+        self.look_at_stored();
         let began = Instant::now();
         let mut now = began;
         let mut permit: Option<OwnedSemaphorePermit> = None;
         while let Some(record) = Record::new(Arc::clone(&batch), index) {
-            if self.ring.len() >= window {
+            // From the stored settled offset: a crash repeats no more than a window.
+            let full = self.ring.len() >= window || self.above_stored() >= window;
+            if full && !aqueduct_core::planted("window-without-bound")
+                || aqueduct_core::planted("retries-hold-neighbours") && self.lanes.next_due().is_some()
+            {
                 self.pending = Some((batch, index, position));
                 self.report_window();
                 return Ok(false);
             }
-            if now - began > BUDGET {
-                self.pending = Some((batch, index, position));
-                return Ok(true);
+            // The clock is read once for a few polls; where they took long together, each of the next is watched.
+            if self.watch > 0 || index % POLLS_A_LOOK == 0 {
+                let before = std::mem::replace(&mut now, Instant::now());
+                if now - before >= BLOCKED && self.watch == 0 {
+                    self.watch = WATCHED;
+                }
+                if now - began > BUDGET {
+                    self.pending = Some((batch, index, position));
+                    return Ok(true);
+                }
             }
             index += 1;
-            self.window_reported = false;
             let sequence = self.ring.push(record.offset());
             if (!self.ended.is_empty() && self.ended.remove(&record.offset())) || self.ignored(&record) {
                 self.end(sequence);
                 continue;
             }
             if let Some(key) = record.key() {
-                if let Some(parked) = self.parked.get(key) {
+                if let Some(parked) = self.parked.get(key)
+                    && !aqueduct_core::planted("parked-key-not-consulted")
+                {
                     self.park_behind(&parked, sequence, record)?;
                     continue;
                 }
-                if let Some(id) = self.lanes.of_key(key) {
+                if let Some(id) = self.lanes.of_key(key)
+                    && !aqueduct_core::planted("key-in-parallel")
+                {
                     self.queue(id, sequence, record)?;
                     continue;
                 }
@@ -368,11 +406,10 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 continue;
             };
             let in_place = self.shared.in_place(&self.assigned, &record, 1, &mut self.spare);
-            let after = Instant::now();
-            if after - now >= Duration::from_millis(1) {
-                self.measure(&in_place, &record, now);
+            if self.watch > 0 {
+                self.watch -= 1;
+                self.measure(&in_place, &record, now.elapsed());
             }
-            now = after;
             if let InPlace::Over(Attempted::Ended) = in_place {
                 permit = Some(free);
                 self.end(sequence);
@@ -442,6 +479,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         }
         self.told = now;
         let (settled, in_flight, parked) = now;
+        self.note_unstored(settled);
         self.progress.settled.store(settled, Ordering::Release);
         let news = std::mem::take(&mut self.news);
         let mut status = self.shared.board.lock();
@@ -451,6 +489,33 @@ impl<S: Send + Sync + 'static> Partition<S> {
             partition.in_flight = in_flight;
             partition.parked = parked;
             partition.ended += news;
+        }
+    }
+
+    /// Remembers which delivery a settled offset stands for, and asks for it to be stored where much is not.
+    fn note_unstored(&mut self, settled: Offset) {
+        let (sequence, window) = (self.ring.first(), self.shared.subscription.window);
+        let step = u64::try_from(window / 16).unwrap_or(u64::MAX);
+        let last = self.unstored.back().map_or(self.stored, |(_, sequence)| *sequence);
+        if sequence > last + step || (sequence > last && self.ring.len() == 0) {
+            self.unstored.push_back((settled, sequence));
+        }
+        if self.above_stored() >= window.div_ceil(2) {
+            self.progress.hurry.notify_one();
+        }
+    }
+
+    /// Deliveries above the stored settled offset: what a crash now would repeat, at most.
+    fn above_stored(&self) -> usize {
+        usize::try_from(self.ring.next() - self.stored).unwrap_or(usize::MAX)
+    }
+
+    /// Takes in how far the settled offset has been stored.
+    fn look_at_stored(&mut self) {
+        let stored = self.progress.stored.load(Ordering::Acquire);
+        while let Some((_, sequence)) = self.unstored.front().copied().filter(|(offset, _)| *offset <= stored) {
+            self.unstored.pop_front();
+            self.stored = sequence;
         }
     }
 
@@ -489,6 +554,10 @@ impl<S: Send + Sync + 'static> Partition<S> {
         self.draining = true;
         self.pending = None;
         self.place = None;
+        if aqueduct_core::planted("drain-begins-deliveries") {
+            self.shared.permits.add_permits(64);
+            drop(self.start_ready(None));
+        }
         let mut unfinished = self.lanes.drain();
         let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));
         tokio::pin!(timer);
@@ -518,6 +587,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
             self.tell();
         }
         unfinished += self.lanes.iter().count();
+        if aqueduct_core::planted("drain-settles-unfinished") {
+            (self.ring.first()..self.ring.first() + 64).for_each(|sequence| self.ring.end(sequence));
+        }
         self.tell();
         match stopped {
             Some(reason) => Closed::Stopped(reason),
@@ -527,7 +599,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     /// A full window stops reading; it names the key that fills it, once an episode.
     fn report_window(&mut self) {
-        if self.window_reported {
+        if self.window_reported.is_some_and(|reported| reported.elapsed() < REPORT) {
             return;
         }
         // Under load a window is full for moments; only one that holds many deliveries of one key is worth a word.
@@ -539,7 +611,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             return;
         }
         let Some(key) = &lane.key else { return };
-        self.window_reported = true;
+        self.window_reported = Some(Instant::now());
         let reason = match &lane.head.state {
             State::Backoff { reason, .. } => reason.as_str(),
             State::Ready | State::Running | State::Aside => "it is busy",

@@ -29,7 +29,9 @@ impl Ring {
 
     /// The reader stands at `position`, and all that it gave was pushed.
     pub(crate) fn pass(&mut self, position: Offset) {
-        self.passed = position;
+        if !aqueduct_core::planted("ring-forgets-pass") {
+            self.passed = position;
+        }
         if self.open.is_empty() {
             self.settled = self.settled.max(position);
         }
@@ -41,11 +43,17 @@ impl Ring {
         if let Some(entry) = self.open.get_mut(index) {
             entry.1 = true;
         }
-        while let Some((offset, true)) = self.open.front().copied() {
+        while let Some((offset, ended)) = self.open.front().copied() {
+            if !ended && !aqueduct_core::planted("ring-passes-open-delivery") {
+                break;
+            }
             self.open.pop_front();
             self.first += 1;
             // Where another record was read, its offset; else where the reader stood after the last.
             self.settled = self.open.front().map_or((offset + 1).max(self.passed), |(next, _)| *next);
+            if aqueduct_core::planted("ring-counts-offsets") {
+                self.settled = offset + 1;
+            }
         }
     }
 
@@ -62,6 +70,11 @@ impl Ring {
     /// The sequence of the first delivery that has not ended, where there is one.
     pub(crate) fn first(&self) -> u64 {
         self.first
+    }
+
+    /// The sequence that the next record read gets.
+    pub(crate) fn next(&self) -> u64 {
+        self.first + u64::try_from(self.open.len()).unwrap_or(u64::MAX)
     }
 
     /// The offset of the first delivery that has not ended.

@@ -3,10 +3,7 @@
 use std::{
     collections::{BTreeMap, HashSet},
     panic::AssertUnwindSafe,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -17,7 +14,7 @@ use aqueduct_core::{
 };
 use futures_util::FutureExt;
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{Notify, mpsc, watch},
     task::JoinSet,
     time::MissedTickBehavior,
 };
@@ -34,6 +31,7 @@ use crate::{
     partition::{Beginning, Closed, Partition, Progress, Wish},
     settler::{self, Due, Stored},
     status::PartitionStatus,
+    sync::{AtomicBool, AtomicI64, Ordering},
 };
 
 /// How often settled offsets are stored.
@@ -53,6 +51,10 @@ pub(crate) struct Running<S> {
     /// The round of settling under way, if any. It is a task of its own, because it may wait for a handler that
     /// holds the database, and signals must not.
     pub(crate) rounds: JoinSet<Vec<(Due, Stored)>>,
+    /// Told by partitions that have settled much since the last round.
+    pub(crate) hurry: Arc<Notify>,
+    /// Whether a round shall follow the one under way.
+    pub(crate) again: bool,
     pub(crate) monitor: Monitor,
     /// Releases that operators asked for and that are not done.
     pub(crate) releases: Arc<Mutex<Open>>,
@@ -107,14 +109,26 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
     ) -> Result<(), LogError> {
         let mut tick = tokio::time::interval(SETTLE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let consumer = Arc::clone(&self.consumer);
+        let (consumer, hurry) = (Arc::clone(&self.consumer), Arc::clone(&self.hurry));
         loop {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
                 signal = consumer.signal() => self.on_signal(signal?, stop).await?,
                 Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_closed(ended).await,
-                Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => self.on_stored(round),
+                Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => {
+                    self.on_stored(round);
+                    if std::mem::take(&mut self.again) {
+                        self.begin_round();
+                    }
+                }
+                () = hurry.notified() => {
+                    if self.rounds.is_empty() {
+                        self.begin_round();
+                    } else {
+                        self.again = true;
+                    }
+                }
                 Some(asked) = asked.recv() => {
                     // Where it is not ours, its owner has been told as well.
                     if let Some(owned) = self.partitions.get(&asked.partition) {
@@ -122,7 +136,12 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                         let _ = owned.releases.send(asked);
                     }
                 }
-                ends = self.monitor.ends() => self.monitor.compare(ends, &self.partitions)?,
+                ends = self.monitor.ends() => {
+                    self.monitor.compare(ends, &self.partitions)?;
+                    if !self.monitor.suspects() {
+                        self.shared.board.lock().client = None;
+                    }
+                }
                 _ = tick.tick() => {
                     if self.rounds.is_empty() {
                         self.begin_round();
@@ -161,6 +180,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             Signal::Revoking(partitions) => {
                 tracing::info!(subscription = self.name(), ?partitions, "revoking");
                 for partition in partitions {
+                    if aqueduct_core::planted("revoke-answered-before-drain") {
+                        self.consumer.revoked(std::slice::from_ref(&partition));
+                    }
                     match self.partitions.get_mut(&partition) {
                         Some(owned) if !owned.closed => {
                             owned.revoking = true;
@@ -208,11 +230,14 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 // None: the subscription ends before the database answers.
                 let Some(found) = self.take(&*effects, &assignment, stop).await else { return Ok(()) };
                 // The database decides: what the log has only serves lag tools.
-                settled = found.settled;
+                if !aqueduct_core::planted("log-decides-where-reading-starts") {
+                    settled = found.settled;
+                }
                 claim = Some(found.claim);
                 ended = found.ended;
             }
             anew |= settled.is_none() && self.shared.subscription.start != Start::Earliest;
+            anew &= !aqueduct_core::planted("start-not-kept");
             let start = settled.map_or(self.shared.subscription.start, Start::Offset);
             taken.push((assignment.clone(), claim, ended));
             starts.push((assignment, start));
@@ -233,6 +258,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 settled: AtomicI64::new(start),
                 read: AtomicI64::new(start),
                 hungry: AtomicBool::new(false),
+                stored: AtomicI64::new(start),
+                moved: Notify::new(),
+                hurry: Arc::clone(&self.hurry),
             });
             let (wish, wished) = watch::channel(Wish::Run);
             let (releases, released) = mpsc::unbounded_channel();
@@ -362,7 +390,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
 
     /// Settles a drained partition and gives it back.
     async fn hand_over(&mut self, id: PartitionId) {
-        self.settle_now(LAST_SETTLE).await;
+        if !aqueduct_core::planted("hand-over-without-settle") {
+            self.settle_now(LAST_SETTLE).await;
+        }
         self.partitions.remove(&id);
         self.shared.board.lock().partitions.remove(&id);
         self.consumer.revoked(&[id]);
@@ -403,7 +433,11 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 continue;
             };
             match stored {
-                Stored::Yes => owned.stored = due.offset,
+                Stored::Yes => {
+                    owned.stored = due.offset;
+                    owned.progress.stored.store(due.offset, Ordering::Release);
+                    owned.progress.moved.notify_one();
+                }
                 Stored::NotNow => {}
                 Stored::Fenced => {
                     owned.fenced = true;

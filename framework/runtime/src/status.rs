@@ -91,8 +91,10 @@ impl SubscriptionStatus {
         self.joined
             && self.client.is_none()
             && self.partitions.values().all(|partition| {
-                partition.stopped.is_none()
-                    && partition.stall.as_ref().is_none_or(|stall| stall.kind == StallKind::Key)
+                (partition.stopped.is_none() || aqueduct_core::planted("stopped-is-ready"))
+                    && partition.stall.as_ref().is_none_or(|stall| {
+                        stall.kind == StallKind::Key || aqueduct_core::planted("stalled-is-ready")
+                    })
             })
     }
 }

@@ -18,7 +18,13 @@ pub fn app(bus: &Bus, database: &Database) -> AppBuilder<()> {
     App::builder("inventory")
         .log(bus)
         .database(database)
-        .subscribe(Subscription::builder("inventory").on(on_checkout).on(on_restock_advice))
+        .subscribe(
+            Subscription::builder("inventory")
+                .on(on_checkout)
+                .on(on_restock_advice)
+                // A basket that cannot be right is a person's to look at; its store goes on selling.
+                .then(OnFailure::DeadLetter),
+        )
         .routes(http::routes(database.clone()))
 }
 

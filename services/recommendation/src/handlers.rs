@@ -24,7 +24,9 @@ pub fn app(bus: &Bus, database: &Database) -> AppBuilder<()> {
                 .on(on_checkout)
                 .on(on_depleted)
                 .on(on_replenished)
-                .ignore::<StockReserved>(),
+                .ignore::<StockReserved>()
+                // An advice that fails is a person's to look at; its store's others go on.
+                .then(OnFailure::DeadLetter),
         )
         .routes(http::routes(database.clone()))
 }

@@ -1,6 +1,9 @@
 //! What a user of the one crate meets first: the URL, the derive, the first publish.
 #![cfg(all(feature = "embedded", feature = "memory"))]
 
+#[cfg(all(feature = "app", feature = "sqlite"))]
+mod positions;
+
 use aqueduct::{LogErrorKind, prelude::*};
 use serde::{Deserialize, Serialize};
 

@@ -45,7 +45,8 @@ struct Key {
 
 impl Key {
     fn is_empty(&self) -> bool {
-        self.copies.is_empty() && self.copying == 0 && self.ending == 0 && !self.running
+        let copying = self.copying > 0 && !aqueduct_core::planted("live-while-copies-in-flight");
+        self.copies.is_empty() && !copying && self.ending == 0 && !self.running
     }
 }
 
@@ -160,7 +161,11 @@ impl ParkedKeys {
         if entry.release.is_none() || entry.running {
             return None;
         }
-        let (offset, copy) = entry.copies.first_key_value().map(|(offset, copy)| (*offset, *copy))?;
+        let mut next = entry.copies.first_key_value();
+        if aqueduct_core::planted("released-backwards") {
+            next = entry.copies.last_key_value();
+        }
+        let (offset, copy) = next.map(|(offset, copy)| (*offset, *copy))?;
         entry.running = true;
         Some(Next { offset, copy })
     }
@@ -180,6 +185,9 @@ impl ParkedKeys {
         entry.running = false;
         // The copy is written anew, with its new reason.
         entry.copying += 1;
+        if aqueduct_core::planted("failure-goes-on-releasing") {
+            return entry.release;
+        }
         entry.release.take()
     }
 

@@ -3,6 +3,7 @@
 
 mod drain;
 mod failure;
+mod lanes;
 mod order;
 mod parking;
 mod progress;

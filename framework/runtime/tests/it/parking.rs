@@ -261,6 +261,29 @@ async fn an_evicted_member_parks_nothing() {
     assert_eq!(bench.log.end_offsets(&partition.topic).await.unwrap(), [1], "one copy, by the new owner");
 }
 
+/// P6, R3: a kill while a released record is handled must not lose it. Red when its end mark is written before it has
+/// ended.
+#[tokio::test(start_paused = true)]
+async fn a_released_record_is_parked_until_it_was_handled() {
+    async fn hangs(_: Stepped, State(shop): State<Shop>) -> Handled {
+        if shop.attempts.fetch_add(1, Ordering::Relaxed) > 0 {
+            std::future::pending::<()>().await;
+        }
+        Err(Terminal::new("not well").into())
+    }
+    let bench = Bench::new(1).await;
+    let shop = Shop::default();
+    bench.bus.publish(&step("bad", 1)).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(hangs), shop.clone());
+    running.ended(1).await;
+    bench.release(&bench.parked().await[0]).await;
+    until(|| shop.attempts.load(Ordering::Relaxed) == 2).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(bench.parked().await.len(), 1);
+    assert_eq!(running.end().await.unfinished, 1);
+    assert_eq!(bench.parked().await.len(), 1);
+}
+
 /// P6: 1,000 parked keys are released without an inversion.
 #[tokio::test(start_paused = true)]
 async fn a_thousand_parked_keys_are_released_in_order() {

@@ -63,7 +63,7 @@ async fn a_failure_that_nobody_waits_for_holds_nothing() {
 async fn no_more_is_in_flight_than_the_log_is_sized_for_and_order_holds() {
     let bench = Bench::new(1).await;
     bench.log.faults().hold_receipts();
-    let batches: Vec<_> = (0..6)
+    let batches: Vec<_> = (0..8)
         .map(|batch| {
             bench
                 .bus
@@ -77,7 +77,7 @@ async fn no_more_is_in_flight_than_the_log_is_sized_for_and_order_holds() {
         batch.await.unwrap();
     }
     let records = bench.records("steps").await;
-    assert_eq!(records.len(), 60_000);
+    assert_eq!(records.len(), 80_000);
     let numbers: Vec<u32> = records
         .iter()
         .map(|record| {
@@ -85,6 +85,48 @@ async fn no_more_is_in_flight_than_the_log_is_sized_for_and_order_holds() {
         })
         .collect();
     assert!(numbers.is_sorted());
+}
+
+/// R1. Red when `State::next` sends one by one while a batch is in flight.
+#[tokio::test]
+async fn what_is_published_while_a_batch_is_in_flight_is_gathered_and_keeps_its_order() {
+    let bench = Bench::new(1).await;
+    bench.log.faults().hold_receipts();
+    // The first finds the log idle and goes at once.
+    let first = bench.bus.publish(&step("a", 0));
+    assert_eq!(bench.records("steps").await.len(), 1);
+    let singles: Vec<_> = (1..50).map(|number| bench.bus.publish(&step("a", number))).collect();
+    let batch = bench.bus.publish_all((50..60).map(|n| step("a", n)).collect::<Vec<_>>().iter());
+    assert_eq!(bench.records("steps").await.len(), 1);
+    bench.log.faults().release_receipts();
+    let mut offsets = vec![first.await.unwrap().offset];
+    for single in singles {
+        offsets.push(single.await.unwrap().offset);
+    }
+    offsets.extend(batch.await.unwrap().iter().map(|position| position.offset));
+    // Each caller was told of its own records.
+    assert_eq!(offsets, (0..60).collect::<Vec<_>>());
+}
+
+/// P2, R1. Red when `State::refuse` leaves gathered events of a failed key in the queue, or refuses those of others.
+#[tokio::test]
+async fn gathered_events_of_a_failed_key_are_held_and_the_others_go() {
+    let bench = Bench::new(1).await;
+    bench.log.faults().hold_receipts();
+    bench.log.faults().fail_next_appends(1, LogErrorKind::Storage);
+    let failed = bench.bus.publish(&step("a", 1));
+    let other = bench.bus.publish(&step("b", 1));
+    let both = bench.bus.publish_all([step("b", 2), step("a", 2)].iter());
+    let last = bench.bus.publish(&step("b", 3));
+    bench.log.faults().release_receipts();
+    other.await.unwrap();
+    last.await.unwrap();
+    // A batch is one place: it is held as a whole.
+    let error = both.await.unwrap_err();
+    assert_eq!(kind(&error), LogErrorKind::Held);
+    assert!(error.to_string().starts_with("2 of 2 events were not stored"), "{error}");
+    assert_eq!(kind(&failed.await.unwrap_err()), LogErrorKind::Storage);
+    assert_eq!(bench.records("steps").await.len(), 2);
 }
 
 /// P12. Red when the size is not checked before a place is taken.

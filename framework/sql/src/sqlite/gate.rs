@@ -187,7 +187,13 @@ impl Gate {
             let group = &lent.group;
             let limit = if state.alone > 0 { 1 } else { MAX_TURNS };
             let full = group.turns >= limit || group.broken.is_some() || group.began.elapsed() > MAX_AGE;
-            let next = if full { None } else { state.queue.pop_front() };
+            let mut next = if full { None } else { state.queue.pop_front() };
+            if aqueduct_core::planted("turns-out-of-order")
+                && let Some(later) = next.take_if(|_| !state.queue.is_empty())
+            {
+                next = state.queue.pop_back();
+                state.queue.push_front(later);
+            }
             let Some(waiter) = next else {
                 state.back = Some(lent);
                 drop(state);

@@ -61,25 +61,26 @@ pub(super) struct Staged {
     pub(super) record: NewRecord,
 }
 
-/// The rows after `cursor`, in id order: at most `rows`, and no more once there are `bytes`.
+/// The rows after `cursor`, in id order: at most `rows`, and no more once there are `bytes`. Without a `LIMIT`: SQLite
+/// plans a statement anew at each execution for the value of one that is bound.
 pub(super) fn after(
     conn: &Connection,
     cursor: i64,
-    rows: i64,
+    rows: usize,
     bytes: usize,
 ) -> rusqlite::Result<Vec<Staged>> {
     let mut select = conn.prepare_cached(
         "SELECT id, event_id, topic, partition, key, headers, payload, timestamp
-         FROM aqueduct_outbox WHERE id > ?1 ORDER BY id LIMIT ?2",
+         FROM aqueduct_outbox WHERE id > ?1 ORDER BY id",
     )?;
-    let mut found = select.query(params![cursor, rows])?;
+    let mut found = select.query([cursor])?;
     let (mut staged, mut size) = (Vec::new(), 0);
     let mut topics: HashMap<String, TopicName> = HashMap::new();
     while let Some(row) = found.next()? {
         let next = read(row, &mut topics)?;
         size += next.record.size();
         staged.push(next);
-        if size >= bytes {
+        if size >= bytes || staged.len() >= rows {
             break;
         }
     }

@@ -22,6 +22,11 @@ pub(super) fn take(conn: &Connection, scope: &Scope) -> rusqlite::Result<Taken> 
             params![scope.subscription, scope.topic_id.as_bytes(), scope.partition.partition],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
+    let mut generation = generation;
+    if aqueduct_core::planted("take-does-not-raise") && generation > 1 {
+        generation -= 1;
+        conn.execute("UPDATE aqueduct_position SET generation = ?1 WHERE id = ?2", [generation, row])?;
+    }
     let mut marks = conn.prepare_cached(
         "SELECT offset FROM aqueduct_mark WHERE position = ?1 AND offset >= ?2 ORDER BY offset",
     )?;
@@ -33,6 +38,10 @@ pub(super) fn take(conn: &Connection, scope: &Scope) -> rusqlite::Result<Taken> 
 
 /// Raises the settled offset, never lowers it. `false`: the claim is void.
 pub(super) fn raise(conn: &Connection, claim: Claim, settled: Offset) -> rusqlite::Result<bool> {
+    if aqueduct_core::planted("settled-goes-back") {
+        conn.execute("UPDATE aqueduct_position SET settled = NULL WHERE id = ?1", [claim.row])?;
+    }
+    let claim = newest(conn, claim, aqueduct_core::planted("raise-ignores-generation"))?;
     let raised: Option<Offset> = conn
         .prepare_cached(
             "UPDATE aqueduct_position SET settled = max(coalesce(settled, ?3), ?3)
@@ -40,10 +49,22 @@ pub(super) fn raise(conn: &Connection, claim: Claim, settled: Offset) -> rusqlit
         )?
         .query_row(params![claim.row, claim.generation, settled], |row| row.get(0))
         .optional()?;
-    let Some(settled) = raised else { return Ok(false) };
+    let Some(mut settled) = raised else { return Ok(false) };
+    if aqueduct_core::planted("marks-go-early") {
+        settled = Offset::MAX;
+    }
     conn.prepare_cached("DELETE FROM aqueduct_mark WHERE position = ?1 AND offset < ?2")?
         .execute([claim.row, settled])?;
     Ok(true)
+}
+
+/// A claim as it is; of a bug that is planted, one that is always the newest.
+fn newest(conn: &Connection, claim: Claim, planted: bool) -> rusqlite::Result<Claim> {
+    if !planted {
+        return Ok(claim);
+    }
+    let sql = "SELECT generation FROM aqueduct_position WHERE id = ?1";
+    Ok(Claim { generation: conn.query_row(sql, [claim.row], |row| row.get(0))?, ..claim })
 }
 
 /// Whether a delivery has ended. One in its turn: it is below the settled offset, or marked. A released one: it is
@@ -88,6 +109,7 @@ pub(super) fn mark(
     event: Option<&EventMark>,
     now: i64,
 ) -> rusqlite::Result<Marked> {
+    let claim = newest(conn, claim, aqueduct_core::planted("begin-ignores-generation"))?;
     // The usual case is one statement: the generation holds, the offset is not settled, the mark is new.
     let marked = conn
         .prepare_cached(
@@ -106,11 +128,14 @@ pub(super) fn mark(
             .optional()?;
         match current.filter(|(generation, _)| *generation == claim.generation) {
             None => return Ok(Marked::Fenced),
-            Some((_, passed)) if !passed || matches!(place, Place::Live(_)) => return Ok(Marked::Ended),
-            Some(_) => {}
+            Some(_) if aqueduct_core::planted("position-mark-ignored") => {}
+            Some((_, true))
+                if matches!(place, Place::Released(_))
+                    && !aqueduct_core::planted("released-judged-by-settled-offset") => {}
+            Some(_) => return Ok(Marked::Ended),
         }
     }
-    let Some(event) = event else { return Ok(Marked::New) };
+    let Some(event) = event.filter(|_| !aqueduct_core::planted("event-mark-skipped")) else { return Ok(Marked::New) };
     let marked = conn
         .prepare_cached(
             "INSERT INTO aqueduct_event_mark (scope, event, at)

@@ -27,7 +27,7 @@ use super::{
 };
 use crate::error::DatabaseError;
 
-const BATCH_ROWS: i64 = 1_000;
+const BATCH_ROWS: usize = 1_000;
 const BATCH_BYTES: usize = 1024 * 1024;
 /// Rows staged by this process wake the relay; this looks for those of others.
 const LOOK: Duration = Duration::from_millis(250);
@@ -51,6 +51,7 @@ enum End {
 impl From<LogError> for End {
     fn from(error: LogError) -> Self {
         match error.kind() {
+            LogErrorKind::Fenced if aqueduct_core::planted("fenced-relay-goes-on") => Self::Again(error.into()),
             LogErrorKind::Fenced => Self::Deposed(error.to_string()),
             LogErrorKind::Configuration
             | LogErrorKind::Format
@@ -195,6 +196,9 @@ impl Leader {
     /// incarnation began.
     async fn reconcile(&mut self, log: Option<LogCursor>) -> Result<bool, End> {
         let table = self.leased.cursor;
+        if aqueduct_core::planted("relay-repeats") {
+            return Ok(false);
+        }
         let Some(log) = log else {
             if table > 0 {
                 self.fork((table, table), table, "the log holds no cursor: it is new, or lost its tail")
@@ -208,7 +212,7 @@ impl Leader {
             let id = log.cursor;
             self.read(move |conn| outbox::event_of(conn, id)).await?
         };
-        let same = log.is_of(event.as_deref());
+        let same = log.is_of(event.as_deref()) || aqueduct_core::planted("fork-not-noticed");
         if same && log.cursor >= table {
             self.advance(log.cursor, event).await?;
             return Ok(false);
@@ -257,6 +261,7 @@ impl Leader {
         let fetch = move |cursor| {
             let inner = Arc::clone(&inner);
             async move {
+                let cursor = cursor + i64::from(aqueduct_core::planted("relay-skips-a-row"));
                 inner.readers.read(move |conn| outbox::after(conn, cursor, BATCH_ROWS, BATCH_BYTES)).await
             }
         };
@@ -282,7 +287,8 @@ impl Leader {
             let (cursor, event) = (last.id, last.event_id.clone());
             uncleaned += batch.len();
             let mark = self.mark(topic, cursor, &event)?;
-            let records = batch.drain(..).map(|staged| staged.record).chain([mark]).collect();
+            let mark = Some(mark).filter(|_| !aqueduct_core::planted("relay-cursor-apart"));
+            let records = batch.drain(..).map(|staged| staged.record).chain(mark).collect();
             let (committed, next) = tokio::join!(producer.commit(records, None), fetch(cursor));
             committed?;
             self.advance(cursor, Some(event)).await?;

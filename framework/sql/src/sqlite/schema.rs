@@ -13,6 +13,8 @@ const FORMAT: i64 = 1;
 const OLDEST_SQLITE: (i32, &str) = (3_051_003, "3.51.3");
 /// A writer waits this long at a time for another process, then says so and waits on.
 const BUSY: Duration = Duration::from_secs(1);
+/// Opening waits this long: another process may be stopped in a transaction, or its handler may be slow.
+const BUSY_AT_OPEN: Duration = Duration::from_secs(30);
 
 const TABLES: &str = "
 CREATE TABLE IF NOT EXISTS aqueduct_format (only INTEGER PRIMARY KEY CHECK (only = 1), format INTEGER NOT NULL);
@@ -54,7 +56,7 @@ pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseErro
     let failed =
         |source: rusqlite::Error| DatabaseError::Open { path: path.to_path_buf(), source: source.into() };
     let conn = Connection::open(path).map_err(failed)?;
-    conn.busy_timeout(BUSY).map_err(failed)?;
+    conn.busy_timeout(BUSY_AT_OPEN).map_err(failed)?;
     // Looked at before anything is written: not even the journal mode of another program's file may change.
     check_owner(&conn, path)?;
     conn.execute_batch(
@@ -66,13 +68,17 @@ pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseErro
     read_back(&conn, path, "synchronous", "2")?;
     read_back(&conn, path, "foreign_keys", "1")?;
     conn.set_prepared_statement_cache_capacity(256);
-    tables(&conn).map_err(failed)?;
+    // Where all is there already nothing is written, so that nothing is waited for.
+    if !is_ours(&conn).map_err(failed)? {
+        tables(&conn).map_err(failed)?;
+    }
     conn.execute_batch(schema)
         .map_err(|source| DatabaseError::Schema { path: path.to_path_buf(), source: source.into() })?;
     if !conn.is_autocommit() {
         let source = "it leaves a transaction open".into();
         return Err(DatabaseError::Schema { path: path.to_path_buf(), source });
     }
+    conn.busy_timeout(BUSY).map_err(failed)?;
     Ok(conn)
 }
 
@@ -108,6 +114,12 @@ fn check_owner(conn: &Connection, path: &Path) -> Result<(), DatabaseError> {
         }
     }
     Ok(())
+}
+
+/// Whether the file has our mark, which is set in the transaction that makes our tables.
+fn is_ours(conn: &Connection) -> rusqlite::Result<bool> {
+    let found: i32 = conn.query_row("PRAGMA application_id", [], |row| row.get(0))?;
+    Ok(found == APPLICATION_ID)
 }
 
 fn read_back(

@@ -136,8 +136,9 @@ impl Drop for Session {
     fn drop(&mut self) {
         let Some(mut lent) = self.lent.take() else { return };
         if self.in_savepoint {
+            let rollback = if aqueduct_core::planted("dropped-turn-stays") { "SELECT 1" } else { ROLLBACK };
             let undone =
-                lent.ours.run(&lent.conn, ROLLBACK).and_then(|()| lent.ours.run(&lent.conn, RELEASE));
+                lent.ours.run(&lent.conn, rollback).and_then(|()| lent.ours.run(&lent.conn, RELEASE));
             if let Err(error) = undone {
                 // SQLite rolled the transaction back within the turn (INSERT OR ROLLBACK, a full disk): the
                 // neighbours' work is gone with it, and they must hear it.

@@ -87,6 +87,9 @@ fn begin(gate: &Gate, conn: &Connection) -> bool {
 fn commit(gate: &Gate, conn: &Connection, group: Group) -> bool {
     let staged = !group.published.is_empty();
     let outcome = end(conn, &group);
+    if outcome.is_ok() {
+        tracing::trace!(turns = group.turns, "committed");
+    }
     if let Err(failure) = &outcome {
         tracing::warn!(database = %gate.path().display(), turns = group.turns, ?failure, "a group of turns was not committed");
         if !conn.is_autocommit()
@@ -130,7 +133,10 @@ fn end(conn: &Connection, group: &Group) -> Outcome {
     count().map_err(|error| CommitFailure::NotCommitted(error.to_string().into()))?;
     match conn.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([])) {
         Ok(_) => Ok(()),
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure) => {
+        Err(error)
+            if error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
+                && !aqueduct_core::planted("failed-sync-taken-as-rolled-back") =>
+        {
             // The frames may be in the write-ahead log, and a recovery may find them.
             Err(CommitFailure::Unknown(format!("COMMIT: {error}").into()))
         }

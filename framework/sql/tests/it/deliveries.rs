@@ -87,6 +87,27 @@ async fn the_settled_offset_only_grows_and_takes_its_marks_along() {
     assert_eq!(number(db, "SELECT count(*) FROM aqueduct_mark").await, 1);
 }
 
+/// R3, R4. A released record stands below the settled offset and has not ended. Red when `mark` or `ended` judges it by
+/// that offset, or does not look at its marks.
+#[tokio::test]
+async fn a_released_record_is_judged_by_its_marks() {
+    let fixture = fixture().await;
+    let db = &fixture.db;
+    let claim = take(db).await.claim;
+    assert!(db.raise(claim, 9).await.unwrap());
+    for offset in [5, 12] {
+        let place = Place::Released(offset);
+        assert!(!db.ended(claim, place, Some(event(offset))).await.unwrap());
+        let begun = db.begin(claim, place, Some(event(offset))).await.unwrap();
+        let Begin::New(mut transaction) = begun else { panic!("{offset}: {begun:?}") };
+        deposit(&tx(&mut transaction), 1);
+        transaction.commit().await.unwrap();
+        assert!(db.ended(claim, place, Some(event(offset))).await.unwrap());
+        assert!(matches!(db.begin(claim, place, Some(event(offset))).await.unwrap(), Begin::Ended));
+    }
+    assert_eq!(balance(db).await, 2);
+}
+
 /// P4. Red when `Abandon` or `Session` drops without rolling back.
 #[tokio::test]
 async fn a_dropped_transaction_leaves_no_trace() {

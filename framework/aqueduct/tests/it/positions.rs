@@ -1,0 +1,79 @@
+//! R4: a subscription with a database keeps its position there.
+
+use std::{path::Path, time::Duration};
+
+use aqueduct::prelude::*;
+
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "bank.Deposited", topic = "deposits", key = account)]
+struct Deposited {
+    account: u32,
+    number: i64,
+}
+
+async fn apply(event: Deposited, tx: Tx<Sqlite>) -> Handled {
+    tx.execute("INSERT INTO applied VALUES (?1)", [event.number])?;
+    Ok(())
+}
+
+async fn number(database: &Database, sql: &'static str) -> i64 {
+    database.read(move |conn| conn.query_row(sql, [], |row| row.get(0))).await.unwrap()
+}
+
+async fn open(path: &Path) -> Database {
+    let schema = "CREATE TABLE IF NOT EXISTS applied (number INTEGER PRIMARY KEY)";
+    Database::open(path, schema).await.unwrap()
+}
+
+async fn publish(bus: &Bus, numbers: std::ops::Range<i64>) {
+    let events = numbers.map(|number| Deposited { account: 1, number });
+    bus.publish_all(events.collect::<Vec<_>>().iter()).await.unwrap();
+}
+
+/// Runs the service until its database holds so many effects.
+async fn run_until(bus: &Bus, database: &Database, effects: i64) {
+    let app = App::builder("bank")
+        .log(bus)
+        .database(database)
+        .subscribe(Subscription::builder("bank").on(apply))
+        .build()
+        .unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(app.run(stopped));
+    let applied = async {
+        while number(database, "SELECT count(*) FROM applied").await < effects {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), applied).await.expect("all were handled");
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+}
+
+/// P3, P4. Red when the settled offset is stored in the log alone: the marks above it then grow for ever.
+#[tokio::test]
+async fn the_settled_offset_is_stored_in_the_database_and_takes_its_marks_along() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = aqueduct::connect("memory:").await.unwrap();
+    let database = open(&folder.path().join("bank.db")).await;
+    publish(&bus, 0..10).await;
+    run_until(&bus, &database, 10).await;
+    assert_eq!(number(&database, "SELECT sum(settled) FROM aqueduct_position").await, 10);
+    assert_eq!(number(&database, "SELECT count(*) FROM aqueduct_mark").await, 0);
+}
+
+/// P4. A database that was restored from a copy resumes where it stands. Red when reading starts where the log says.
+#[tokio::test]
+async fn the_database_decides_where_reading_starts() {
+    let folder = tempfile::tempdir().unwrap();
+    let (path, copy) = (folder.path().join("bank.db"), folder.path().join("copy.db"));
+    let bus = aqueduct::connect("memory:").await.unwrap();
+    let database = open(&path).await;
+    publish(&bus, 0..5).await;
+    run_until(&bus, &database, 5).await;
+    let backup = aqueduct::rusqlite::Connection::open(&path).unwrap();
+    backup.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+    publish(&bus, 5..10).await;
+    run_until(&bus, &database, 10).await;
+    run_until(&bus, &open(&copy).await, 10).await;
+}
