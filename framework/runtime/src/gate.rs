@@ -16,6 +16,7 @@ use aqueduct_core::{
     log::{Outcomes, Position, Producer, Receipt},
 };
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use crate::sync::{Mutex, MutexGuard};
 
@@ -29,10 +30,15 @@ const BATCH_BYTES: usize = 8 * 1024 * 1024;
 /// What must not be overtaken: a key within a topic.
 type Ordered = (TopicName, Bytes);
 
+/// With more callers than this, a task of the runtime tells them: woken one by one from the log's own thread, workers
+/// would wake up and fall asleep again between two of them, and the log would stand still meanwhile.
+const TELL_HERE: usize = 8;
+
 #[derive(Debug)]
 pub(crate) struct Gate {
     producer: Arc<dyn Producer>,
     state: Mutex<State>,
+    teller: mpsc::UnboundedSender<Telling>,
 }
 
 #[derive(Debug, Default)]
@@ -156,7 +162,16 @@ impl State {
 
 impl Gate {
     pub(crate) fn new(producer: Arc<dyn Producer>) -> Arc<Self> {
-        Arc::new(Self { producer, state: Mutex::default() })
+        let (teller, mut telling) = mpsc::unbounded_channel();
+        // Without a runtime there is no teller: the channel is closed, and callers are told on the spot.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                while let Some(told) = telling.recv().await {
+                    drop::<Telling>(told);
+                }
+            });
+        }
+        Arc::new(Self { producer, state: Mutex::default(), teller })
     }
 
     /// Takes a place in the order, now: one place for all the records.
@@ -229,6 +244,7 @@ impl Gate {
 }
 
 /// A batch in flight.
+#[derive(Debug)]
 struct Sent {
     gate: Arc<Gate>,
     callers: Vec<(usize, Arc<Mutex<Ticket>>)>,
@@ -237,40 +253,32 @@ struct Sent {
 }
 
 impl Receipt for Sent {
-    fn complete(self: Box<Self>, outcomes: Outcomes) {
-        let Self { gate, callers, keys, bytes } = *self;
-        let records = keys.len();
-        let failed: Vec<Ordered> = keys
+    fn complete(self: Box<Self>, mut outcomes: Outcomes) {
+        outcomes.resize_with(self.keys.len(), || Err(no_outcome()));
+        let gate = Arc::clone(&self.gate);
+        let (records, bytes) = (self.keys.len(), self.bytes);
+        let failed: Vec<Ordered> = self
+            .keys
             .iter()
             .zip(&outcomes)
             .filter(|(_, outcome)| outcome.is_err())
             .filter_map(|(key, _)| key.clone())
             .collect();
-        let mut state = lock(&gate.state);
         let mut refused = Vec::new();
-        if !failed.is_empty() && !aqueduct_core::planted("gate-holds-nothing") {
+        if !failed.is_empty() {
+            let mut state = lock(&gate.state);
             for key in &failed {
                 *state.held.entry(key.clone()).or_default() += 1;
             }
             refused = state.refuse(&failed);
         }
-        drop(state);
-        let backwards = aqueduct_core::planted("gate-answers-backwards");
-        let outcomes = if backwards { outcomes.into_iter().rev().collect() } else { outcomes };
-        let (mut keys, mut outcomes) = (keys.into_iter(), outcomes.into_iter());
-        for (count, ticket) in callers {
-            if failed.is_empty() && count == 1 {
-                let told = Told::One(outcomes.next().unwrap_or_else(|| Err(no_outcome())));
-                gate.release(&finish(&ticket, told, Vec::new()));
-                keys.next();
-                continue;
-            }
-            let mut outcomes: Outcomes = outcomes.by_ref().take(count).collect();
-            outcomes.resize_with(count, || Err(no_outcome()));
-            let keys = keys.by_ref().take(count);
-            let holds =
-                keys.zip(&outcomes).filter(|(_, outcome)| outcome.is_err()).filter_map(|(key, _)| key).collect();
-            gate.release(&finish(&ticket, Told::All(outcomes), holds));
+        let here = self.callers.len() <= TELL_HERE;
+        let telling = Telling(Some((self, outcomes)));
+        if here {
+            drop(telling);
+        } else {
+            // Refused where there is no runtime any more; then it is dropped, and tells, here.
+            drop(gate.teller.send(telling));
         }
         for (records, ticket) in refused {
             let outcomes = records.iter().map(|record| Err(held(record))).collect();
@@ -282,6 +290,31 @@ impl Receipt for Sent {
         state.records = state.records.saturating_sub(records);
         state.bytes = state.bytes.saturating_sub(bytes);
         gate.pump(state);
+    }
+}
+
+/// Outcomes on their way to the callers: told when this is dropped, wherever that is, so that nobody waits for ever.
+#[derive(Debug)]
+struct Telling(Option<(Box<Sent>, Outcomes)>);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        let Some((sent, outcomes)) = self.0.take() else { return };
+        let Sent { gate, callers, keys, .. } = *sent;
+        let (mut keys, mut outcomes) = (keys.into_iter(), outcomes.into_iter());
+        for (count, ticket) in callers {
+            let keys = keys.by_ref().take(count);
+            if count == 1 {
+                let Some(outcome) = outcomes.next() else { return };
+                let holds = keys.filter(|_| outcome.is_err()).flatten().collect();
+                gate.release(&finish(&ticket, Told::One(outcome), holds));
+                continue;
+            }
+            let outcomes: Outcomes = outcomes.by_ref().take(count).collect();
+            let holds =
+                keys.zip(&outcomes).filter(|(_, outcome)| outcome.is_err()).filter_map(|(key, _)| key).collect();
+            gate.release(&finish(&ticket, Told::All(outcomes), holds));
+        }
     }
 }
 

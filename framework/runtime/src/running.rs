@@ -16,7 +16,7 @@ use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinSet,
-    time::MissedTickBehavior,
+    time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +39,9 @@ const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a partition that is given back, or a subscription that ends, waits for its last settle.
 const LAST_SETTLE: Duration = Duration::from_secs(1);
+
+/// What a drain keeps of its deadline for the last settle.
+const DRAIN_RESERVE: Duration = Duration::from_millis(200);
 
 /// How long a revoked partition may drain: while it does, the member's other partitions may stand still.
 const REVOKE_DEADLINE: Duration = Duration::from_secs(1);
@@ -154,13 +157,16 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
 
     /// Begins nothing more, lets what has begun end within `deadline`, settles.
     pub(crate) async fn drain(&mut self, deadline: Duration) {
+        // The last settle is part of it: the database may be busy.
+        let over = Instant::now() + deadline;
+        let reserve = LAST_SETTLE.min(deadline / 4).min(DRAIN_RESERVE);
         for owned in self.partitions.values() {
-            owned.wish(Wish::Drain(deadline));
+            owned.wish(Wish::Drain(deadline - reserve));
         }
         while let Some(ended) = self.tasks.join_next().await {
             self.on_closed(ended).await;
         }
-        self.settle_now(LAST_SETTLE).await;
+        self.settle_now(LAST_SETTLE.min(over.saturating_duration_since(Instant::now()).max(reserve))).await;
     }
 
     /// Ends all at once: the client is dead, and with it the assignments.

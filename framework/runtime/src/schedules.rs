@@ -353,11 +353,9 @@ fn lanes_keep_each_keys_order_whenever_attempts_end() {
                 handlers[turn % 3].0.send((id, key, offset, lane.head.attempts)).unwrap();
                 (turn, in_flight) = (turn + 1, in_flight + 1);
             }
-            let Ok((id, offset, done)) = (if next < KEYS.len() {
-                ends.try_recv().map_err(drop)
-            } else {
-                ends.recv().map_err(drop)
-            }) else {
+            let Ok((id, offset, done)) =
+                (if next < KEYS.len() { ends.try_recv().map_err(drop) } else { ends.recv().map_err(drop) })
+            else {
                 continue;
             };
             in_flight -= 1;

@@ -62,7 +62,8 @@ async fn a_handler_that_does_not_end_holds_the_app_up_until_the_deadline() {
     until(async || gate.started() == 1).await;
     let (ended, took) = elapsed(running.stop()).await;
     ended.unwrap().unwrap();
-    assert!((Duration::from_millis(2_500)..Duration::from_millis(3_500)).contains(&took), "{took:?}");
+    // The last settle has its share of the deadline.
+    assert!((Duration::from_millis(2_000)..Duration::from_millis(2_700)).contains(&took), "{took:?}");
     let line = logs.line("deliveries did not end within the deadline; they will come again").unwrap();
     assert_eq!(line["fields"]["drained.unfinished"], 1);
     assert_eq!(line["level"], "WARN");

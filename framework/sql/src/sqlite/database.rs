@@ -139,6 +139,8 @@ impl Inner {
         ours.set(true);
         ours.install(&conn)
             .map_err(|source| DatabaseError::Open { path: canonical.clone(), source: source.into() })?;
+        let line = writer::Line::open(&canonical)
+            .map_err(|error| DatabaseError::Open { path: canonical.clone(), source: error.into() })?;
         let gate = Gate::new(canonical.clone());
         let housekeeping = Housekeeping::new(options.event_marks, Arc::clone(&options.clock));
         let (end, ended) = watch::channel(());
@@ -151,7 +153,7 @@ impl Inner {
                 let _end = end;
                 let _file = file;
                 let _ending = Ending(Arc::clone(&writers_gate));
-                writer::run(&writers_gate, conn, &ours, housekeeping);
+                writer::run(&writers_gate, conn, &ours, &line, housekeeping);
             })
             .map_err(|error| DatabaseError::Open { path: canonical.clone(), source: error.into() })?;
         Ok(Self {

@@ -135,7 +135,9 @@ pub(super) fn mark(
             Some(_) => return Ok(Marked::Ended),
         }
     }
-    let Some(event) = event.filter(|_| !aqueduct_core::planted("event-mark-skipped")) else { return Ok(Marked::New) };
+    let Some(event) = event.filter(|_| !aqueduct_core::planted("event-mark-skipped")) else {
+        return Ok(Marked::New);
+    };
     let marked = conn
         .prepare_cached(
             "INSERT INTO aqueduct_event_mark (scope, event, at)

@@ -51,7 +51,9 @@ enum End {
 impl From<LogError> for End {
     fn from(error: LogError) -> Self {
         match error.kind() {
-            LogErrorKind::Fenced if aqueduct_core::planted("fenced-relay-goes-on") => Self::Again(error.into()),
+            LogErrorKind::Fenced if aqueduct_core::planted("fenced-relay-goes-on") => {
+                Self::Again(error.into())
+            }
             LogErrorKind::Fenced => Self::Deposed(error.to_string()),
             LogErrorKind::Configuration
             | LogErrorKind::Format

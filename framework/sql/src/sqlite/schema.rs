@@ -11,7 +11,7 @@ use crate::error::DatabaseError;
 const APPLICATION_ID: i32 = 0x4171_5376;
 const FORMAT: i64 = 1;
 const OLDEST_SQLITE: (i32, &str) = (3_051_003, "3.51.3");
-/// A writer waits this long at a time for another process, then says so and waits on.
+/// A reader waits this long for another process.
 const BUSY: Duration = Duration::from_secs(1);
 /// Opening waits this long: another process may be stopped in a transaction, or its handler may be slow.
 const BUSY_AT_OPEN: Duration = Duration::from_secs(30);
@@ -78,7 +78,7 @@ pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseErro
         let source = "it leaves a transaction open".into();
         return Err(DatabaseError::Schema { path: path.to_path_buf(), source });
     }
-    conn.busy_timeout(BUSY).map_err(failed)?;
+    conn.busy_handler(Some(wait_for_writer)).map_err(failed)?;
     Ok(conn)
 }
 
@@ -114,6 +114,13 @@ fn check_owner(conn: &Connection, path: &Path) -> Result<(), DatabaseError> {
         }
     }
     Ok(())
+}
+
+/// Waits a little for another process, up to 100 ms: the writer's thread looks around in between. One process at a time
+/// waits like this, the head of the line.
+fn wait_for_writer(tries: i32) -> bool {
+    std::thread::sleep(Duration::from_millis(1));
+    tries < 100
 }
 
 /// Whether the file has our mark, which is set in the transaction that makes our tables.

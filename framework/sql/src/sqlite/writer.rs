@@ -1,6 +1,9 @@
 //! The writer's thread: owns the write connection while nobody has a turn, begins and commits.
 
 use std::{
+    fs::{File, TryLockError},
+    io,
+    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -17,8 +20,56 @@ use super::{
 const IDLE: Duration = Duration::from_secs(1);
 const LOCKED_TOO_LONG: Duration = Duration::from_secs(5);
 
+/// Where processes that share the file stand in line for its write lock. SQLite has no line: it polls, and who has just
+/// committed is the first to poll again.
+#[derive(Debug)]
+pub(super) struct Line(File);
+
+/// How long to stand behind a process that may be stopped, and how often to look.
+const PATIENCE: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(1);
+
+impl Line {
+    /// Opens `<path>.writer-queue`.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".writer-queue");
+        File::options().create(true).truncate(false).write(true).open(Path::new(&name)).map(Self)
+    }
+
+    /// Comes to the head of the line, or passes by one who does not move.
+    fn stand(&self) -> io::Result<Option<Head<'_>>> {
+        let started = Instant::now();
+        loop {
+            match self.0.try_lock() {
+                Ok(()) => return Ok(Some(Head(&self.0))),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if started.elapsed() >= PATIENCE => return Ok(None),
+                Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
+            }
+        }
+    }
+}
+
+/// The head of the line, until it is dropped.
+struct Head<'a>(&'a File);
+
+impl Drop for Head<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::error!(%error, "the line for the write lock could not be left");
+        }
+    }
+}
+
 /// Runs until the gate is over and nobody waits. The connection is closed when this returns.
-pub(super) fn run(gate: &Arc<Gate>, mut conn: Connection, ours: &Ours, mut housekeeping: Housekeeping) {
+pub(super) fn run(
+    gate: &Arc<Gate>,
+    mut conn: Connection,
+    ours: &Ours,
+    line: &Line,
+    mut housekeeping: Housekeeping,
+) {
     loop {
         match gate.wait_for_work(if housekeeping.pending() { Duration::ZERO } else { IDLE }) {
             Some(true) => {}
@@ -29,7 +80,7 @@ pub(super) fn run(gate: &Arc<Gate>, mut conn: Connection, ours: &Ours, mut house
                 continue;
             }
         }
-        if !begin(gate, &conn) {
+        if !begin(gate, &conn, line) {
             continue;
         }
         ours.set(false);
@@ -55,8 +106,16 @@ fn note(gate: &Gate, stepped: rusqlite::Result<()>) {
 }
 
 /// Takes the write lock, which another process may hold for a while.
-fn begin(gate: &Gate, conn: &Connection) -> bool {
+fn begin(gate: &Gate, conn: &Connection, line: &Line) -> bool {
     let started = Instant::now();
+    // Left once the lock is ours, or given up: the next may wait for it meanwhile.
+    let _head = match line.stand() {
+        Ok(head) => head,
+        Err(error) => {
+            gate.fail(&format!("standing in line for the write lock: {error}").into());
+            return false;
+        }
+    };
     let mut reported = false;
     loop {
         let result = conn.prepare_cached("BEGIN IMMEDIATE").and_then(|mut begin| begin.execute([]));
