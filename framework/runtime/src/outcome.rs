@@ -134,6 +134,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
             self.held_up += 1;
         }
         lane.head.outages += 1;
+        // Not an attempt at the record: the next has the same number.
+        lane.head.attempts = lane.head.attempts.saturating_sub(1);
         let delay = self.shared.subscription.retry.delay(lane.head.outages, random);
         tracing::warn!(
             subscription = self.shared.subscription.name,
@@ -361,7 +363,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     /// Releases the keys whose time has come.
     pub(super) fn release_due(&mut self) {
-        if self.parked.next_due().is_none() || aqueduct_core::planted("due-time-ignored") {
+        if self.parked.next_due().is_none() {
             return;
         }
         for key in self.parked.wake_due(self.shared.bus.environment().now()) {
@@ -400,29 +402,40 @@ impl<S: Send + Sync + 'static> Partition<S> {
         &mut self,
         key: KeyBytes,
         offset: Offset,
-        loaded: Result<Record, String>,
+        loaded: Result<Loaded, String>,
     ) -> Result<(), Halt> {
-        let record = loaded.map_err(|error| {
+        let Loaded { record, attempts } = loaded.map_err(|error| {
             let key = key.escape_ascii();
             Halt::Stop(format!("the parked record of key {key} at offset {offset} cannot be read: {error}"))
         })?;
         if aqueduct_core::planted("end-mark-before-handled") {
             self.push_aside(Op::End { key: KeyBytes::clone(&key), offset });
         }
-        let id = self.lanes.open(Some(key), Head::new(record, Origin::Released));
+        let mut head = Head::new(record, Origin::Released);
+        if self.parked.release_of(&key) == Some(Release::Due) {
+            // It only waited: what was tried before counts. An operator's release begins anew.
+            (head.attempts, head.spent) = (attempts, attempts);
+        }
+        let id = self.lanes.open(Some(key), head);
         self.lanes.make_ready(id);
         Ok(())
     }
 }
 
-/// Reads a parked record back.
+/// A parked record, read back, with the attempts that it had.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    record: Record,
+    attempts: u32,
+}
+
 async fn load(
     group: &str,
     log: &dyn aqueduct_core::log::CommitLog,
     source: &PartitionId,
     offset: Offset,
     at: Offset,
-) -> Result<Record, aqueduct_core::LogError> {
+) -> Result<Loaded, aqueduct_core::LogError> {
     use aqueduct_core::{LogError, LogErrorKind};
     let topic = parking::topic_of(group, &source.topic)?;
     let place = PartitionId { topic, partition: source.partition };
@@ -433,5 +446,6 @@ async fn load(
     let frame = frame::read(copy.value().unwrap_or_default()).map_err(|error| {
         LogError::with_source(LogErrorKind::Corrupt, format!("the parked record {copy:?}"), error)
     })?;
-    Ok(frame.into_record(source.topic.clone(), source.partition, offset))
+    let attempts = frame.description.attempts;
+    Ok(Loaded { record: frame.into_record(source.topic.clone(), source.partition, offset), attempts })
 }

@@ -24,6 +24,7 @@ use crate::{
     aside::{Aside, Op, Refused, Written},
     delivery::{Assigned, Attempted, BLOCKED, InPlace, Shared, Spare, Started},
     lanes::{Head, KeyBytes, LaneId, Lanes, Origin, State, holder},
+    outcome::Loaded,
     parking::{control::Asked, index::ParkedKeys},
     ring::Ring,
     subscription::Target,
@@ -124,7 +125,7 @@ pub(crate) enum Finished<S> {
     /// An attempt.
     Attempt { lane: LaneId, attempted: Attempted, slot: Option<Started<S>> },
     /// A parked record was read back.
-    Loaded { key: KeyBytes, offset: Offset, loaded: Result<Record, String> },
+    Loaded { key: KeyBytes, offset: Offset, loaded: Result<Loaded, String> },
 }
 
 /// Why a partition's task cannot go on.
@@ -206,6 +207,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     match wished {
                         Wish::Run => {}
                         Wish::Lost if aqueduct_core::planted("lost-partition-runs-on") => {
+                            let (_unheard, wish) = watch::channel(Wish::Run);
                             return self.drain(None, wish, None).await;
                         }
                         Wish::Lost => return Closed::Fenced,

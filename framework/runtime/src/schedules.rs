@@ -13,7 +13,7 @@ use aqueduct_core::{
     record::OwnedRecord,
 };
 use shuttle::{future::block_on, sync::mpsc, thread};
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     gate::{Admission, Gate, MAX_RECORDS, Told},
@@ -242,6 +242,9 @@ fn a_settler_never_sees_an_offset_above_an_open_delivery() {
             settled: AtomicI64::new(3),
             read: AtomicI64::new(3),
             hungry: AtomicBool::new(false),
+            stored: AtomicI64::new(3),
+            moved: Notify::new(),
+            hurry: Arc::default(),
         });
         let ended = Arc::new(Plain::new(HashSet::new()));
         let (done, ends) = mpsc::channel::<u64>();

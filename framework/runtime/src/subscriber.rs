@@ -29,6 +29,9 @@ use crate::{
     subscription::{Routing, Subscription, SubscriptionError},
 };
 
+/// How long leaving the group may take.
+const LEAVE: Duration = Duration::from_secs(1);
+
 /// A subscription ready to run.
 pub struct Subscriber<S> {
     subscription: Subscription<S>,
@@ -136,9 +139,13 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
                 Err(error) if can_be_made_anew(&error) && !stop.is_cancelled() => error,
                 result => {
                     running.drain(deadline).await;
-                    let closed = running.consumer.close().await;
+                    // Leaving is a courtesy: a client that hangs must not hold the drain up.
+                    let closed = tokio::time::timeout(LEAVE, running.consumer.close()).await;
                     result.map_err(fail)?;
-                    closed.map_err(fail)?;
+                    match closed {
+                        Ok(closed) => closed.map_err(fail)?,
+                        Err(_) => tracing::warn!(subscription = name, "the log did not let it leave its group in time"),
+                    }
                     return Ok(Drained { unfinished: running.unfinished });
                 }
             };

@@ -10,7 +10,8 @@ use aqueduct_core::{
     Delivery, Handled, LogErrorKind, RetryAfter, State, Terminal, TopicName,
     log::{CommitLog, PartitionId},
 };
-use aqueduct_runtime::{ParkedKey, Retry, Subscription, parked, release};
+use aqueduct_memory::MemoryLog;
+use aqueduct_runtime::{Bus, ParkedKey, Retry, Subscription, parked, release};
 
 use crate::support::{Bench, Seen, Stepped, step, until};
 
@@ -72,6 +73,24 @@ async fn a_failing_key_waits_with_its_successors_and_others_go_on() {
     assert_eq!(bench.parked().await, []);
     running.end().await;
     assert_eq!(bench.settled().await, 6);
+}
+
+/// P2, P6: a successor waits although it would succeed. Red when `admit` does not ask whether the key is parked.
+#[tokio::test(start_paused = true)]
+async fn a_successor_does_not_overtake_its_parked_key() {
+    let bench = Bench::new(1).await;
+    let shop = Shop::default();
+    bench.bus.publish(&step("bad", 1)).await.unwrap();
+    let running = bench.run(subscription(), shop.clone());
+    running.ended(1).await;
+    shop.well.store(true, Ordering::Relaxed);
+    bench.bus.publish(&step("bad", 2)).await.unwrap();
+    running.ended(2).await;
+    assert_eq!(shop.seen.of("bad"), []);
+    bench.release(&bench.parked().await[0]).await;
+    until(|| shop.seen.of("bad").len() == 2).await;
+    assert_eq!(shop.seen.of("bad"), [1, 2]);
+    running.end().await;
 }
 
 /// P2, P3: a parked key is parked for the next owner too. Red when nothing is rebuilt at assignment.
@@ -213,6 +232,30 @@ async fn a_long_retry_after_parks_the_key_until_it_is_due() {
     running.end().await;
 }
 
+/// R3: what only waited goes on counting. Red when a release because of a due time begins anew: it is never spent.
+#[tokio::test(start_paused = true)]
+async fn a_record_that_always_asks_for_later_is_spent_at_last() {
+    async fn later(event: Stepped, State(shop): State<Shop>) -> Handled {
+        if event.key == "a" {
+            shop.attempts.fetch_add(1, Ordering::Relaxed);
+            return Err(RetryAfter::new(Duration::from_secs(900), "later").into());
+        }
+        Ok(())
+    }
+    let bench = Bench::virtual_clock(1).await;
+    let shop = Shop::default();
+    bench.bus.publish_all(&[step("a", 1), step("b", 1)]).await.unwrap();
+    let retry = Retry::exponential().attempts(3);
+    let running = bench.run(Subscription::builder("steps").on(later).retry(retry), shop.clone());
+    running.ended(2).await;
+    tokio::time::sleep(Duration::from_secs(36_000)).await;
+    // Three, and one more: nobody else of its handler has succeeded since, so it might be an outage.
+    assert_eq!(shop.attempts.load(Ordering::Relaxed), 4);
+    let key = bench.parked().await.pop().unwrap();
+    assert_eq!((key.attempts, key.due), (4, None));
+    running.end().await;
+}
+
 /// R2: a key that waits holds a quarter of the window at most, once others show that the handler works. Red when
 /// `queue` does not look: the window fills and the others stop.
 #[tokio::test(start_paused = true)]
@@ -282,6 +325,44 @@ async fn a_released_record_is_parked_until_it_was_handled() {
     assert_eq!(bench.parked().await.len(), 1);
     assert_eq!(running.end().await.unfinished, 1);
     assert_eq!(bench.parked().await.len(), 1);
+}
+
+/// P4, P9: a member that was evicted while it did not run parks nothing when it wakes. Red when copies are written
+/// without the settlement.
+#[tokio::test(start_paused = true)]
+async fn a_woken_member_parks_nothing() {
+    #[derive(Clone)]
+    struct Hand {
+        shop: Shop,
+        /// Stops this program, and fails.
+        stops: Option<MemoryLog>,
+    }
+    async fn handle(event: Stepped, State(hand): State<Hand>) -> Handled {
+        if let Some(log) = hand.stops {
+            log.faults().pause(&log);
+            hand.shop.attempts.fetch_add(1, Ordering::Relaxed);
+            return Err(Terminal::new("not well").into());
+        }
+        hand.shop.seen.note(&event);
+        Ok(())
+    }
+    let bench = Bench::new(1).await;
+    let log = bench.log.process();
+    let bus = Bus::open(Arc::new(log.clone()), bench.bus.environment().clone()).await.unwrap();
+    let other = Bench { log: log.clone(), bus };
+    let shop = Shop::default();
+    bench.bus.publish(&step("bad", 1)).await.unwrap();
+    let subscription = || Subscription::builder("steps").on(handle);
+    let stopped = other.run(subscription(), Hand { shop: shop.clone(), stops: Some(log.clone()) });
+    until(|| shop.attempts.load(Ordering::Relaxed) == 1).await;
+    let next = bench.run(subscription(), Hand { shop: shop.clone(), stops: None });
+    bench.log.faults().expire(&log);
+    next.ended(1).await;
+    bench.log.faults().resume(&log);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!((shop.seen.of("bad"), bench.parked().await), (vec![1], vec![]));
+    stopped.end().await;
+    next.end().await;
 }
 
 /// P6: 1,000 parked keys are released without an inversion.
