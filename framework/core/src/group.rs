@@ -129,7 +129,8 @@ impl Group {
                 }
             }
             for partition in partitions {
-                let asked = crate::planted("given-before-its-owner-answered") && self.revoking.remove(&partition);
+                let asked =
+                    crate::planted("given-before-its-owner-answered") && self.revoking.remove(&partition);
                 if self.owners.contains_key(&partition) && !asked {
                     continue;
                 }

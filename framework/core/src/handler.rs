@@ -337,10 +337,7 @@ pub trait Slot<S>: Send {
 
     /// Runs on: ready with the encoded events that it returned, or why it failed. By then the handler's future has
     /// been dropped, with all that it held.
-    fn poll(
-        self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<Result<Vec<Draft>, HandlerError>>;
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Result<Vec<Draft>, HandlerError>>;
 }
 
 /// Erases a handler.
@@ -407,10 +404,7 @@ where
         Ok(())
     }
 
-    fn poll(
-        self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-    ) -> Poll<Result<Vec<Draft>, HandlerError>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Result<Vec<Draft>, HandlerError>> {
         let mut this = self.project();
         let Some(running) = this.running.as_mut().as_pin_mut() else {
             return Poll::Ready(Err("the handler was polled and not started".into()));

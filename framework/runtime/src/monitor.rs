@@ -41,8 +41,6 @@ pub(crate) struct Monitor {
 #[derive(Debug)]
 struct Watch {
     generation: i64,
-    /// Where its reader stood at first.
-    start: Offset,
     settled: (Offset, Instant),
     ended: (u64, Instant),
     /// Where the reader stands, and since when the log has more.
@@ -116,7 +114,6 @@ impl Monitor {
     ) -> Option<&Watch> {
         let fresh = || Watch {
             generation: owned.generation,
-            start: owned.progress.read.load(Ordering::Relaxed),
             settled: (partition.settled, now),
             ended: (partition.ended, now),
             behind: None,
@@ -175,7 +172,7 @@ impl Monitor {
                     continue;
                 };
                 let read = owned.progress.read.load(Ordering::Relaxed);
-                lives &= read >= end || read > watch.start;
+                lives &= read >= end || owned.progress.given.load(Ordering::Relaxed);
                 let starves = read < end && owned.progress.hungry.load(Ordering::Relaxed) && !owned.is_closed();
                 watch.behind = match watch.behind {
                     _ if !starves => None,

@@ -78,6 +78,8 @@ pub(crate) struct Progress {
     pub(crate) settled: AtomicI64,
     /// Where its reader stands.
     pub(crate) read: AtomicI64,
+    /// Whether its reader has given anything under this assignment.
+    pub(crate) given: AtomicBool,
     /// Whether it waits for records.
     pub(crate) hungry: AtomicBool,
     /// The settled offset that the log and the database have.
@@ -240,6 +242,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 batch = incoming.recv(), if self.pending.is_none() => match batch {
                     Some(Ok((batch, position))) => {
                         self.progress.read.store(position, Ordering::Relaxed);
+                        self.progress.given.store(true, Ordering::Relaxed);
                         self.pending = Some((batch, 0, position));
                     }
                     Some(Err(error)) => break Halt::Stop(error.to_string()),

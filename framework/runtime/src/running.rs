@@ -263,6 +263,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             let progress = Arc::new(Progress {
                 settled: AtomicI64::new(start),
                 read: AtomicI64::new(start),
+                given: AtomicBool::new(false),
                 hungry: AtomicBool::new(false),
                 stored: AtomicI64::new(start),
                 moved: Notify::new(),
