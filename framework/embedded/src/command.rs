@@ -3,12 +3,15 @@
 use std::sync::Arc;
 
 use aqueduct_core::{
-    LogError, NewRecord,
+    LogError, NewRecord, TopicName,
     log::{Outcomes, Position, Receipt, Settlement, TopicInfo, TopicSpec},
 };
 use tokio::sync::oneshot;
 
-use crate::{error::closed, groups::Delivery};
+use crate::{
+    error::closed,
+    groups::{Answer, CurrentId},
+};
 
 /// One thing to write, or to end.
 #[derive(Debug)]
@@ -17,6 +20,7 @@ pub(crate) enum Command {
     Transaction(Transaction),
     Settle {
         group: Arc<str>,
+        member: i64,
         settlements: Vec<Settlement>,
         reply: oneshot::Sender<Vec<Result<(), LogError>>>,
     },
@@ -28,10 +32,29 @@ pub(crate) enum Command {
         id: String,
         reply: oneshot::Sender<Result<i64, LogError>>,
     },
-    /// Tells members of a group what they got, under new generations, and what is wanted back, in order.
-    Deliver {
+    /// Adds a member of this process, or one that others had removed.
+    Join {
+        local: u64,
         group: Arc<str>,
-        deliveries: Vec<Delivery>,
+        topics: Vec<TopicName>,
+        id: CurrentId,
+        reply: Option<oneshot::Sender<Result<(), LogError>>>,
+    },
+    /// Removes a member of this process.
+    Leave {
+        local: u64,
+        group: Arc<str>,
+        id: CurrentId,
+        reply: Option<oneshot::Sender<Result<(), LogError>>>,
+    },
+    /// Gives back partitions that a member was asked for.
+    Answer {
+        group: Arc<str>,
+        answer: Answer,
+    },
+    /// Does the housekeeping of a group.
+    Tend {
+        group: Arc<str>,
     },
     Close {
         reply: oneshot::Sender<Result<(), LogError>>,
@@ -52,7 +75,8 @@ pub(crate) struct Transaction {
     pub(crate) producer: String,
     pub(crate) epoch: i64,
     pub(crate) records: Vec<NewRecord>,
-    pub(crate) group: Option<Arc<str>>,
+    /// Whose settlements they are: group and member.
+    pub(crate) group: Option<(Arc<str>, i64)>,
     pub(crate) settlements: Vec<Settlement>,
     pub(crate) reply: oneshot::Sender<Result<Vec<Position>, LogError>>,
 }

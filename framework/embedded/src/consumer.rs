@@ -1,25 +1,31 @@
 //! A member of a group.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 
 use aqueduct_core::{
     BoxFuture, LogError, LogErrorKind,
-    group::MemberId,
     log::{Assignment, Consumer, GroupToken, PartitionId, PartitionReader, Settlement, Signal, Start},
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, oneshot};
 
 use crate::{
     changes,
     command::Command,
     error::closed,
-    groups::{self, Held, SignalQueue},
+    groups::{self, CurrentId, Joining, SignalQueue},
+    membership,
     reader::EmbeddedReader,
-    shared::{Handle, Shared, Topic, lock},
+    shared::{Handle, Shared, Topic},
 };
+
+/// How long leaving waits for its turn to write. Beyond it others hear of it a little later.
+const LEAVE_WAIT: Duration = Duration::from_secs(1);
 
 /// What a group token proves: which member of which group of which log.
 #[derive(Debug, Clone)]
@@ -27,7 +33,7 @@ pub(crate) struct Membership {
     pub(crate) shared: Arc<Shared>,
     pub(crate) group: Arc<str>,
     left: Arc<AtomicBool>,
-    held: Held,
+    id: CurrentId,
 }
 
 impl Membership {
@@ -40,14 +46,9 @@ impl Membership {
         Err(LogError::new(LogErrorKind::Closed, format!("this consumer of group {} was closed", self.group)))
     }
 
-    /// Refuses a generation that this member was not given. Whether it is still the newest is for the database to
-    /// say, in the transaction that writes.
-    pub(crate) fn check_held(&self, partition: &PartitionId, generation: i64) -> Result<(), LogError> {
-        let held = lock(&self.held).get(partition).copied();
-        if held == Some(generation) {
-            return Ok(());
-        }
-        Err(changes::stale(&self.group, partition, generation, held))
+    /// Who it is to the database: that decides, in the transaction that writes, what the member owns.
+    pub(crate) fn id(&self) -> i64 {
+        self.id.load(Ordering::Acquire)
     }
 }
 
@@ -56,23 +57,31 @@ impl Membership {
 pub(crate) struct EmbeddedConsumer {
     handle: Arc<Handle>,
     membership: Membership,
-    member: MemberId,
+    /// Its number in this process.
+    local: u64,
     signals: Mutex<SignalQueue>,
 }
 
 impl EmbeddedConsumer {
-    pub(crate) fn join(handle: Arc<Handle>, group: &str, topics: &[Arc<Topic>]) -> Result<Self, LogError> {
+    pub(crate) async fn join(
+        handle: Arc<Handle>,
+        group: &str,
+        topics: &[Arc<Topic>],
+    ) -> Result<Self, LogError> {
         let group = Arc::from(group);
-        let (member, signals, held) = groups::join(&handle, &group, topics)?;
-        let membership = Membership { shared: Arc::clone(&handle.shared), group, left: Arc::default(), held };
-        Ok(Self { handle, membership, member, signals: Mutex::new(signals) })
+        let Joining { local, id, signals, joined } = groups::join(&handle, &group, topics)?;
+        let membership = Membership { shared: Arc::clone(&handle.shared), group, left: Arc::default(), id };
+        // From here on, dropping it leaves.
+        let consumer = Self { handle, membership, local, signals: Mutex::new(signals) };
+        joined.await.map_err(|_| closed())??;
+        Ok(consumer)
     }
 
     async fn check_generations(&self, starts: &[(Assignment, Start)]) -> Result<(), LogError> {
+        let member = self.membership.id();
         let mut held = Vec::with_capacity(starts.len());
         for (assignment, _) in starts {
             let partition = &assignment.partition;
-            self.membership.check_held(partition, assignment.generation)?;
             let topic = self.handle.require_topic(&partition.topic).await?;
             if let Some(found) = topic.partition(partition.partition) {
                 held.push((found.id, partition.clone(), assignment.generation));
@@ -82,10 +91,10 @@ impl EmbeddedConsumer {
         self.handle
             .query(move |connection| {
                 for (id, partition, generation) in held {
-                    let current = changes::generation(connection, &group, id)
+                    let current = membership::owner(connection, &group, id)
                         .map_err(|error| shared.error("cannot read a generation", error))?;
-                    if current != Some(generation) {
-                        return Err(changes::stale(&group, &partition, generation, current));
+                    if current != Some((Some(member), generation)) {
+                        return Err(changes::stale(&group, &partition, (member, generation), current));
                     }
                 }
                 Ok(())
@@ -93,16 +102,16 @@ impl EmbeddedConsumer {
             .await
     }
 
-    fn leave(&self) {
-        if !self.membership.left.swap(true, Ordering::AcqRel) {
-            groups::leave(&self.handle, &self.membership.group, self.member);
-        }
+    /// What it gives is told when others can have what this member owned.
+    fn leave(&self) -> Option<oneshot::Receiver<Result<(), LogError>>> {
+        let left = self.membership.left.swap(true, Ordering::AcqRel);
+        if left { None } else { groups::leave(&self.handle, self.local) }
     }
 }
 
 impl Drop for EmbeddedConsumer {
     fn drop(&mut self) {
-        self.leave();
+        drop(self.leave());
     }
 }
 
@@ -132,7 +141,7 @@ impl Consumer for EmbeddedConsumer {
     }
 
     fn revoked(&self, partitions: &[PartitionId]) {
-        groups::revoked(&self.handle, &self.membership.group, self.member, partitions);
+        groups::revoked(&self.handle, self.local, partitions);
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Vec<Result<(), LogError>>> {
@@ -140,21 +149,11 @@ impl Consumer for EmbeddedConsumer {
             if let Err(error) = self.membership.check() {
                 return vec![Err(error); settlements.len()];
             }
-            let checked: Vec<_> = settlements
-                .iter()
-                .map(|settlement| self.membership.check_held(&settlement.partition, settlement.generation))
-                .collect();
-            let own = settlements.into_iter().zip(&checked).filter(|(_, checked)| checked.is_ok());
-            let own: Vec<_> = own.map(|(settlement, _)| settlement).collect();
-            let group = Arc::clone(&self.membership.group);
+            let (group, member) = (Arc::clone(&self.membership.group), self.membership.id());
+            let count = settlements.len();
             let stored =
-                self.handle.command(|reply| Command::Settle { group, settlements: own, reply }).await;
-            let mut stored = match stored {
-                Ok(stored) => stored.into_iter(),
-                Err(error) => return vec![Err(error); checked.len()],
-            };
-            let mut next = || stored.next().unwrap_or_else(|| Err(closed()));
-            checked.into_iter().map(|checked| checked.and_then(|()| next())).collect()
+                self.handle.command(|reply| Command::Settle { group, member, settlements, reply }).await;
+            stored.unwrap_or_else(|error| vec![Err(error); count])
         })
     }
 
@@ -163,7 +162,16 @@ impl Consumer for EmbeddedConsumer {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
-        self.leave();
-        Box::pin(async { Ok(()) })
+        let left = self.leave();
+        Box::pin(async {
+            let Some(left) = left else { return Ok(()) };
+            match tokio::time::timeout(LEAVE_WAIT, left).await {
+                Ok(Ok(left)) => left,
+                // The log was closed, which ends every member.
+                Ok(Err(_)) => Ok(()),
+                // Another process holds the write lock: the member leaves when it lets go.
+                Err(_) => Ok(()),
+            }
+        })
     }
 }

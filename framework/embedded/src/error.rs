@@ -23,6 +23,11 @@ pub(crate) fn is_io_failure(error: &rusqlite::Error) -> bool {
     error.sqlite_error_code() == Some(ErrorCode::SystemIoFailure)
 }
 
+/// Whether there was no room: the transaction is rolled back whole, and the next one may fit.
+pub(crate) fn is_full(error: &rusqlite::Error) -> bool {
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull)
+}
+
 pub(crate) fn closed() -> LogError {
     LogError::new(LogErrorKind::Closed, "the embedded log was closed")
 }

@@ -107,6 +107,18 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
+/// Makes the names of the files beside the database durable, so that a power failure cannot take one with what it holds.
+pub(crate) fn sync_directory(path: &Path) -> Result<(), LogError> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(|error| {
+        LogError::with_source(
+            LogErrorKind::Storage,
+            format!("{}: its directory could not be synced", path.display()),
+            error,
+        )
+    })
+}
+
 /// Opens or makes a file that is locked, never truncated.
 pub(crate) fn lock_file(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)

@@ -106,10 +106,12 @@ fn make(place: Place, options: EmbeddedOptions) -> Result<Made, LogError> {
     let high_water = highwater::read_all(&path).map_err(io)?;
     let shared = Arc::new(Shared::new(place, options));
     let guard = open_turn(&shared)?;
-    let mut connection = schema::open_writer(&path)?;
+    let mut connection = schema::open_writer(&path, shared.options.max_bytes)?;
     schema::lift(&mut connection, &high_water)
         .map_err(|error| shared.error("cannot lift the offsets", error))?;
     drop(guard);
+    // The write-ahead log exists now, and stays while the log is open. SQLite syncs its name too, and ignores a failure.
+    file::sync_directory(&path)?;
     let own_high_water = HighWater::take(&path).map_err(io)?;
     let reading = schema::open_reader(&path)?;
     for name in
@@ -211,7 +213,7 @@ impl CommitLog for EmbeddedLog {
         Capabilities {
             name: "embedded",
             durable: true,
-            shared_groups: false,
+            shared_groups: true,
             max_record_bytes: self.handle.shared.options.max_record_bytes,
         }
     }
@@ -264,7 +266,7 @@ impl CommitLog for EmbeddedLog {
             for topic in topics {
                 found.push(self.handle.require_topic(topic).await?);
             }
-            let consumer = EmbeddedConsumer::join(Arc::clone(&self.handle), group, &found)?;
+            let consumer = EmbeddedConsumer::join(Arc::clone(&self.handle), group, &found).await?;
             let consumer: Arc<dyn Consumer> = Arc::new(consumer);
             Ok(consumer)
         })

@@ -57,10 +57,7 @@ impl TransactionalProducer for EmbeddedTransactions {
                 Some((token, settlements)) => {
                     let member = self.member(&token)?;
                     member.check()?;
-                    for settlement in &settlements {
-                        member.check_held(&settlement.partition, settlement.generation)?;
-                    }
-                    (Some(Arc::clone(&member.group)), settlements)
+                    (Some((Arc::clone(&member.group), member.id())), settlements)
                 }
             };
             let (producer, epoch) = (self.id.clone(), self.epoch);

@@ -15,7 +15,7 @@ use aqueduct_core::{
 use tokio::sync::watch;
 
 use crate::{
-    batch::EmbeddedBatch,
+    batch::{EmbeddedBatch, Room},
     error::closed,
     options::configuration,
     reading::{self, Found, Search, Source},
@@ -31,6 +31,7 @@ pub(crate) struct EmbeddedReader {
     handle: Arc<Handle>,
     source: Source,
     next: Offset,
+    room: Room,
     end: watch::Receiver<Offset>,
     /// Offsets of this partition that are gone, of which the reader has not warned yet.
     lost: Vec<Range<Offset>>,
@@ -59,7 +60,7 @@ impl EmbeddedReader {
             compacted: topic.info.spec.compacted,
             lost: lost.clone().into(),
         };
-        Ok(Self { handle, source, next, end, lost })
+        Ok(Self { handle, source, next, room: Room::default(), end, lost })
     }
 
     async fn next_batch(&mut self, max: usize) -> Result<Arc<dyn RecordBatch>, LogError> {
@@ -78,6 +79,7 @@ impl EmbeddedReader {
                         self.warn_of_lost(last + 1);
                         self.next = last + 1;
                     }
+                    self.room = batch.room();
                     return Ok(Arc::new(batch));
                 }
                 Found::Nothing(end) if end < seen => {
@@ -91,7 +93,7 @@ impl EmbeddedReader {
                     // A hole up to the end: the position moves, and the caller learns of it.
                     self.warn_of_lost(end);
                     self.next = end;
-                    return Ok(Arc::new(EmbeddedBatch::new(self.source.partition.clone())));
+                    return Ok(Arc::new(EmbeddedBatch::new(self.source.partition.clone(), Room::default())));
                 }
             }
         }
@@ -99,10 +101,10 @@ impl EmbeddedReader {
 
     async fn query(&self, max: usize) -> Result<Found, LogError> {
         let (shared, source) = (Arc::clone(&self.handle.shared), self.source.clone());
-        let from = self.next;
+        let (from, room) = (self.next, self.room);
         self.handle
             .query(move |connection| {
-                let found = reading::read(&shared, connection, &source, from, max)?;
+                let found = reading::read(&shared, connection, &source, from, max, room)?;
                 if let Found::Nothing(end) = found
                     && let Some(topic) = shared.topic(&source.partition.topic)
                     && let Some(partition) = topic.partition(source.partition.partition)

@@ -13,11 +13,12 @@ use aqueduct_core::{
     LogError, LogErrorKind,
     log::{Offset, PartitionId},
 };
-use rusqlite::{Connection, params};
+use rusqlite::Connection;
 
 use crate::{
-    batch::{EmbeddedBatch, checksum, offset_of, record_id},
+    batch::{EmbeddedBatch, Room, offset_of, record_id},
     file::{beside, holder},
+    groups::{self, Tending},
     shared::{Shared, advance, lock},
 };
 
@@ -47,9 +48,9 @@ impl fmt::Debug for Job {
 
 /// Runs until it is stopped or every handle is gone.
 pub(crate) fn run(shared: &Shared, connection: &Connection, jobs: &mpsc::Receiver<Job>) {
-    let mut watch = Watch { version: 0, looked: Instant::now(), reported: None };
+    let mut watch = Watch { version: 0, looked: Instant::now(), reported: None, tending: Tending::default() };
     loop {
-        let pause = if shared.waiting.load(Ordering::Relaxed) > 0 { TICK } else { IDLE };
+        let pause = if is_watched(shared) { TICK } else { IDLE };
         match jobs.recv_timeout(pause) {
             Ok(Job::Run(job)) => job(connection),
             Err(mpsc::RecvTimeoutError::Timeout) => {}
@@ -61,22 +62,30 @@ pub(crate) fn run(shared: &Shared, connection: &Connection, jobs: &mpsc::Receive
     }
 }
 
+/// Whether anybody here waits for what other processes do.
+fn is_watched(shared: &Shared) -> bool {
+    shared.waiting.load(Ordering::Relaxed) > 0 || !lock(&shared.groups).is_empty()
+}
+
 struct Watch {
     version: i64,
     looked: Instant,
     /// The wait that was reported, so that each is reported once.
     reported: Option<Instant>,
+    tending: Tending,
 }
 
 impl Watch {
     fn look(&mut self, shared: &Shared, connection: &Connection) {
         self.looked = Instant::now();
         self.look_for_lock(shared);
-        if shared.waiting.load(Ordering::Relaxed) == 0 {
+        if !is_watched(shared) {
             return;
         }
-        if let Err(error) = self.look_for_commits(shared, connection) {
-            let error = shared.error("cannot look for commits of other processes", error);
+        let looked = self
+            .look_for_commits(shared, connection)
+            .map_err(|error| shared.error("cannot look for commits of other processes", error));
+        if let Err(error) = looked.and_then(|()| self.tending.tend(shared, connection)) {
             tracing::error!(%error, "embedded log");
         }
     }
@@ -97,6 +106,7 @@ impl Watch {
                 }
             }
         }
+        groups::catch_up(shared, connection)?;
         self.version = version;
         Ok(())
     }
@@ -141,13 +151,14 @@ impl Source {
     }
 }
 
-/// Reads records of a partition from `from` on.
+/// Reads records of a partition from `from` on, into an arena with this much room.
 pub(crate) fn read(
     shared: &Shared,
     connection: &Connection,
     source: &Source,
     from: Offset,
     max: usize,
+    room: Room,
 ) -> Result<Found, LogError> {
     let (partition, id) = (&source.partition, source.id);
     let corrupt = |offset: Offset, what: &str| {
@@ -158,24 +169,23 @@ pub(crate) fn read(
     };
     let failed = |error| shared.error(&format!("cannot read {partition} from offset {from}"), error);
     // One snapshot: the range and the records must agree.
-    let snapshot = connection.unchecked_transaction().map_err(failed)?;
-    let (first, end) = range(&snapshot, id).map_err(failed)?;
+    let _snapshot = Snapshot::begin(connection).map_err(failed)?;
+    let (first, end) = range(connection, id).map_err(failed)?;
     if from < first || from > end {
         return Err(out_of_range(partition, from, first, end));
     }
-    let mut batch = EmbeddedBatch::new(partition.clone());
-    let mut statement = snapshot
+    let mut batch = EmbeddedBatch::new(partition.clone(), room);
+    // Without `LIMIT ?`: binding a limit makes SQLite plan the statement again.
+    let mut statement = connection
         .prepare_cached(
-            "SELECT id, timestamp, key, headers, value, crc FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?",
+            "SELECT id, timestamp, key, headers, value, crc FROM record WHERE id >= ? AND id < ? ORDER BY id",
         )
         .map_err(failed)?;
-    let limit = i64::try_from(max.max(1)).unwrap_or(i64::MAX);
-    let mut rows =
-        statement.query(params![record_id(id, from), record_id(id, end), limit]).map_err(failed)?;
+    let mut rows = statement.query([record_id(id, from), record_id(id, end)]).map_err(failed)?;
     let mut next = from;
     // What was read before a damage is given out first; the next read starts at the damage.
     let damage = loop {
-        if batch.bytes() >= READ_BYTES {
+        if batch.bytes() >= READ_BYTES || batch.records() >= max.max(1) {
             break None;
         }
         let row = match rows.next() {
@@ -204,6 +214,26 @@ pub(crate) fn read(
     }
 }
 
+/// A read transaction, by statements that are prepared once.
+struct Snapshot<'a>(&'a Connection);
+
+impl<'a> Snapshot<'a> {
+    fn begin(connection: &'a Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached("BEGIN")?.execute([])?;
+        Ok(Self(connection))
+    }
+}
+
+impl Drop for Snapshot<'_> {
+    fn drop(&mut self) {
+        let ended = self.0.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        if let Err(error) = ended {
+            // The next read cannot begin then, and says so.
+            tracing::error!(%error, "embedded log: a read transaction did not end");
+        }
+    }
+}
+
 enum Pushed {
     Record(Offset),
     /// There should be a record before this one.
@@ -227,10 +257,9 @@ fn push(
     let headers = row.get_ref(3)?.as_blob()?;
     let value = row.get_ref(4)?.as_blob_or_null()?;
     let crc: u32 = row.get(5)?;
-    if checksum(id, timestamp, key, headers, value) != crc {
+    if !batch.push(id, timestamp, key, headers, value, crc) {
         return Ok(Pushed::Damaged(offset));
     }
-    batch.push(offset, timestamp, key, headers, value);
     Ok(Pushed::Record(offset))
 }
 
@@ -266,12 +295,14 @@ pub(crate) fn search_time(
     micros: i64,
     rows: usize,
 ) -> rusqlite::Result<Search> {
-    let mut statement = connection
-        .prepare_cached("SELECT id, timestamp FROM record WHERE id >= ? AND id < ? ORDER BY id LIMIT ?")?;
-    let limit = i64::try_from(rows).unwrap_or(i64::MAX);
-    let mut found = statement.query(params![record_id(id, from), record_id(id, end), limit])?;
-    let mut result = Search::End;
-    while let Some(row) = found.next()? {
+    let mut statement =
+        connection.prepare_cached("SELECT id, timestamp FROM record WHERE id >= ? AND id < ? ORDER BY id")?;
+    let mut found = statement.query([record_id(id, from), record_id(id, end)])?;
+    let (mut result, mut looked) = (Search::End, 0);
+    while looked < rows
+        && let Some(row) = found.next()?
+    {
+        looked += 1;
         let offset = offset_of(row.get(0)?);
         if row.get::<_, i64>(1)? >= micros {
             return Ok(Search::Found(offset));

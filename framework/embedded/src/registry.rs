@@ -24,23 +24,22 @@ pub(crate) fn open<T>(
     let found = open
         .iter()
         .filter_map(Weak::upgrade)
-        .find(|handle| handle.shared.place.identity == place.identity && handle.shared.check().is_ok());
+        .find(|handle| handle.shared.place.identity == place.identity && handle.shared.check().is_ok())
+        .filter(|_| !options.apart);
     if let Some(handle) = found {
         let with = &handle.shared.options;
-        if (with.partitions, with.max_record_bytes) != (options.partitions, options.max_record_bytes) {
+        if !with.agree(options) {
             return Err(configuration(format!(
-                "{} is open in this process with partitions = {} and max_record_bytes = {}, not {} and {}",
-                place.path.display(),
-                with.partitions,
-                with.max_record_bytes,
-                options.partitions,
-                options.max_record_bytes
+                "{} is open in this process with {with}, not {options}",
+                place.path.display()
             )));
         }
         return Ok((handle, None));
     }
     let (handle, made) = make()?;
-    open.push(Arc::downgrade(&handle));
+    if !options.apart {
+        open.push(Arc::downgrade(&handle));
+    }
     Ok((handle, Some(made)))
 }
 

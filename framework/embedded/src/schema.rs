@@ -6,15 +6,15 @@ use aqueduct_core::{
     LogError, LogErrorKind, TopicName,
     log::{Offset, PartitionId, TopicInfo, TopicSpec},
 };
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use uuid::Uuid;
 
-use crate::error::sqlite;
+use crate::{error::sqlite, file::unreachable, highwater};
 
 /// "AQLG": what makes the file ours.
 const APPLICATION_ID: i32 = 0x4151_4c47;
 /// The newest format that this program reads and writes.
-const FORMAT: i32 = 1;
+const FORMAT: i32 = 2;
 /// Older versions can corrupt the write-ahead log when two connections checkpoint at once.
 const MIN_SQLITE: i32 = 3_051_003;
 /// How long to wait for a foreign tool that holds SQLite's own lock; our processes queue on lock files.
@@ -28,15 +28,26 @@ CREATE TABLE partition(id INTEGER PRIMARY KEY, topic_id INTEGER NOT NULL, number
 CREATE TABLE record(id INTEGER PRIMARY KEY, timestamp INTEGER NOT NULL, key BLOB, headers BLOB NOT NULL,
   value BLOB, crc INTEGER NOT NULL);
 CREATE TABLE group_partition(group_name TEXT NOT NULL, partition_id INTEGER NOT NULL,
-  generation INTEGER NOT NULL, settled INTEGER, metadata TEXT NOT NULL,
+  generation INTEGER NOT NULL, settled INTEGER, metadata TEXT NOT NULL, owner INTEGER, asked INTEGER,
   PRIMARY KEY(group_name, partition_id)) WITHOUT ROWID;
 CREATE TABLE producer(id TEXT PRIMARY KEY, epoch INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE lost(partition_id INTEGER NOT NULL, first INTEGER NOT NULL, end INTEGER NOT NULL);
 ";
 
+/// What format 2 added: groups that processes share. The id of a member is never given again.
+const MEMBERS: &str = "
+CREATE TABLE group_member(id INTEGER PRIMARY KEY AUTOINCREMENT, group_name TEXT NOT NULL, topics TEXT NOT NULL,
+  file TEXT NOT NULL, session_ms INTEGER NOT NULL);
+CREATE TABLE group_version(group_name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
+";
+const FROM_1: &str = "
+ALTER TABLE group_partition ADD COLUMN owner INTEGER;
+ALTER TABLE group_partition ADD COLUMN asked INTEGER;
+";
+
 /// Opens the connection that writes, and checks that the file is ours. Run under the writer lock: it may make the
 /// tables.
-pub(crate) fn open_writer(path: &Path) -> Result<Connection, LogError> {
+pub(crate) fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<Connection, LogError> {
     let version = rusqlite::version_number();
     if version < MIN_SQLITE {
         return Err(LogError::new(
@@ -49,23 +60,35 @@ pub(crate) fn open_writer(path: &Path) -> Result<Connection, LogError> {
     check_format(path, &connection)?;
     let failed = |error| sqlite(path, "cannot set the database up", error);
     (|| {
-        connection.pragma_update(None, "journal_mode", "WAL")?;
+        write_ahead(&connection)?;
         connection.pragma_update(None, "synchronous", "FULL")?;
         // The writer checkpoints itself: SQLite's automatic one hides a failed sync of the database (P1).
         connection.pragma_update(None, "wal_autocheckpoint", 0)?;
         connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-        connection.pragma_update(None, "cache_size", -16_384)
+        connection.pragma_update(None, "cache_size", -16_384)?;
+        limit(&connection, max_bytes)
     })()
     .map_err(failed)?;
     expect(path, &connection, "journal_mode", "wal")?;
     expect(path, &connection, "synchronous", "2")?;
-    create(&mut connection).map_err(failed)?;
+    create(path, &mut connection)?;
     Ok(connection)
 }
 
 /// Opens a connection that reads.
 pub(crate) fn open_reader(path: &Path) -> Result<Connection, LogError> {
-    open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    // It knows the file alone, not what another connection believes to have changed.
+    expect(path, &connection, "journal_mode", "wal")?;
+    Ok(connection)
+}
+
+/// Turns the write-ahead log on. Read to the end: the change is committed, and fails, after the row that tells of it.
+fn write_ahead(connection: &Connection) -> rusqlite::Result<()> {
+    let mut statement = connection.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
+    Ok(())
 }
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, LogError> {
@@ -124,17 +147,48 @@ fn expect(path: &Path, connection: &Connection, name: &str, expected: &str) -> R
     ))
 }
 
-fn create(connection: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if pragma(&transaction, "application_id")? == APPLICATION_ID {
+/// Caps the database's size, not below what it has.
+fn limit(connection: &Connection, max_bytes: Option<u64>) -> rusqlite::Result<()> {
+    let Some(max_bytes) = max_bytes else { return Ok(()) };
+    let page: u64 = connection
+        .pragma_query_value(None, "page_size", |row| row.get::<_, u32>(0))
+        .map(|page| u64::from(page.max(1)))?;
+    // SQLite's own limit of pages is below this one.
+    let pages = i64::from(u32::try_from(max_bytes / page).unwrap_or(u32::MAX - 1));
+    connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(()))
+}
+
+/// Makes the tables, or brings an older file up to this format.
+fn create(path: &Path, connection: &mut Connection) -> Result<(), LogError> {
+    let failed = |error| sqlite(path, "cannot make the tables", error);
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(failed)?;
+    let tables = if pragma(&transaction, "application_id").map_err(failed)? != APPLICATION_ID {
+        [TABLES, MEMBERS]
+    } else if pragma(&transaction, "user_version").map_err(failed)? == FORMAT {
         return Ok(());
-    }
-    transaction.execute_batch(TABLES)?;
+    } else {
+        // The older program knows no owners: it would give partitions away that are owned.
+        if highwater::is_held(path).map_err(|error| unreachable(path, error))? {
+            return Err(LogError::new(
+                LogErrorKind::Unreachable,
+                format!(
+                    "{} has an older format, and a process of the older program has it open: end that process first",
+                    path.display()
+                ),
+            ));
+        }
+        [FROM_1, MEMBERS]
+    };
+    set_up(transaction, &tables.concat()).map_err(failed)?;
+    // Into the database file itself, so that one whose write-ahead log was deleted is still known as ours.
+    checkpoint(connection, "TRUNCATE").map_err(failed)
+}
+
+fn set_up(transaction: Transaction<'_>, tables: &str) -> rusqlite::Result<()> {
+    transaction.execute_batch(tables)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", FORMAT)?;
-    transaction.commit()?;
-    // Into the database file itself, so that one whose write-ahead log was deleted is still known as ours.
-    checkpoint(connection, "TRUNCATE")
+    transaction.commit()
 }
 
 /// Moves what the write-ahead log holds into the database. A reader may be in the way; the next one goes on.

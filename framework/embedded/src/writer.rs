@@ -8,24 +8,25 @@ use std::{
 
 use aqueduct_core::{
     LogError, LogErrorKind,
-    log::{Assignment, Offset, Outcomes, PartitionId, Position, Signal, TopicInfo},
+    log::{Offset, Outcomes, PartitionId, Position, TopicInfo},
 };
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use crate::{
-    apply::{apply_append, apply_deliveries, apply_transaction, refused},
+    apply::{apply_append, apply_group, apply_transaction, refused},
     changes::Changes,
     command::{Append, Command, Transaction},
-    error::{closed, is_io_failure},
-    groups::Give,
+    error::is_full,
+    failure::Failed,
+    groups,
     highwater::HighWater,
     holds::Holds,
     maintenance::Maintenance,
     reading::{Job, ReaderThread},
     registry,
     schema::checkpoint,
-    shared::{LostRange, Shared, advance},
+    shared::{LostRange, Shared, advance, lock},
     turn::Turn,
 };
 
@@ -38,13 +39,24 @@ const CHECKPOINT_BYTES: usize = 16 << 20;
 const BUSY_STEP: u32 = 16;
 
 /// What became of a command; told after the commit.
-enum Outcome {
+pub(crate) enum Outcome {
     Append(Outcomes),
     Transaction(Result<Vec<Position>, LogError>),
     Settle(Vec<Result<(), LogError>>),
     Topic(Result<TopicInfo, LogError>),
     Producer(Result<i64, LogError>),
-    Deliver(Vec<Vec<Assignment>>),
+    /// Of a group: the member that joined.
+    Group(Result<i64, LogError>),
+}
+
+impl Outcome {
+    fn records(&self) -> usize {
+        match self {
+            Self::Append(outcomes) => outcomes.len(),
+            Self::Transaction(Ok(positions)) => positions.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// All that the writer's thread owns.
@@ -82,6 +94,10 @@ impl Writer {
                 break close;
             }
         };
+        let leaving = lock(&self.shared.groups).leave_all();
+        if !leaving.is_empty() {
+            self.write(leaving);
+        }
         self.end(commands, reply);
     }
 
@@ -131,18 +147,33 @@ impl Writer {
         }
     }
 
-    fn write(&mut self, group: Vec<Command>) {
+    fn write(&mut self, mut group: Vec<Command>) {
         if let Some(poison) = self.poison.clone() {
             group.into_iter().for_each(|command| self.fail(command, &poison));
             return;
         }
         match self.commit(&group) {
-            Ok(outcomes) => {
+            Ok(mut outcomes) => {
+                if aqueduct_core::planted("embedded-receipts-swapped") {
+                    outcomes.reverse();
+                }
+                let regrouped = outcomes.iter().any(|outcome| matches!(outcome, Outcome::Group(_)));
                 for (command, outcome) in group.into_iter().zip(outcomes) {
                     self.tell(command, outcome);
                 }
+                if regrouped && let Err(error) = groups::catch_up(&self.shared, &self.connection) {
+                    // The reader's thread tries again.
+                    self.note_failure(&error, "members could not be told of their partitions");
+                }
             }
-            Err(error) => {
+            // What needs no room, such as a settlement, must not fail beside what does.
+            Err(Failed { full: true, .. }) if group.len() > 1 => {
+                let second = group.split_off(group.len() / 2);
+                self.write(group);
+                self.write(second);
+                return;
+            }
+            Err(Failed { error, .. }) => {
                 tracing::error!(%error, commands = group.len(), "embedded log: a commit failed");
                 group.into_iter().for_each(|command| self.fail(command, &error));
             }
@@ -156,7 +187,7 @@ impl Writer {
     }
 
     /// Writes a group of commands as one transaction.
-    fn commit(&mut self, group: &[Command]) -> Result<Vec<Outcome>, LogError> {
+    fn commit(&mut self, group: &[Command]) -> Result<Vec<Outcome>, Failed> {
         let turn = Arc::clone(&self.turn);
         let turned = turn.take(&self.shared).map_err(|error| {
             LogError::with_source(
@@ -171,7 +202,9 @@ impl Writer {
             Err(error) => {
                 self.roll_back();
                 drop(turned);
-                return Err(self.note_failure(&error, "the commit failed, nothing of it is acknowledged"));
+                let full = is_full(&error);
+                let error = self.note_failure(&error, "the commit failed, nothing of it is acknowledged");
+                return Err(Failed { error, full });
             }
         };
         drop(turned);
@@ -182,10 +215,14 @@ impl Writer {
         }
         self.unchecked_bytes += bytes;
         self.maintenance.committed();
-        let mut noted = Ok(());
-        for (id, partition, next) in ends {
-            // Before any receipt: what is acknowledged must be known to have existed.
-            noted = noted.and(self.own_high_water.write(id, next));
+        // How well the sync is shared: per transaction, and nothing while nobody listens.
+        tracing::trace!(records = outcomes.iter().map(Outcome::records).sum::<usize>(), "committed");
+        // Before any receipt: what is acknowledged must be known to have existed.
+        let noted = match aqueduct_core::planted("embedded-no-high-water") {
+            true => Ok(()),
+            false => self.own_high_water.write(ends.iter().map(|(id, _, next)| (*id, *next))),
+        };
+        for (_, partition, next) in ends {
             if let Some(topic) = self.shared.topic(&partition.topic)
                 && let Some(partition) = topic.partition(partition.partition)
             {
@@ -194,31 +231,15 @@ impl Writer {
         }
         match noted {
             Ok(()) => Ok(outcomes),
-            Err(error) => Err(self.unnoted(&error)),
+            Err(error) => Err(self.unnoted(&error).into()),
         }
     }
 
-    /// The commit went well, its note did not: without it a log that goes back would not be noticed, so nobody is
-    /// told that the records are stored, nor that they are not.
-    fn unnoted(&mut self, error: &std::io::Error) -> LogError {
-        let path = self.shared.place.path.display();
-        let failed = format!("{path}: the high-water file could not be written");
-        let poison = LogError::with_source(
-            LogErrorKind::Storage,
-            format!("{failed}; nothing is acknowledged any more, open the log again"),
-            error.to_string(),
-        );
-        let unknown = LogError::with_source(
-            LogErrorKind::UnknownOutcome,
-            format!("{failed}; what was just written is in the log, but not acknowledged"),
-            error.to_string(),
-        );
-        tracing::error!(error = %poison, "embedded log: this instance acknowledges nothing any more");
-        self.poison = Some(poison);
-        unknown
-    }
-
     fn transact(&mut self, group: &[Command]) -> rusqlite::Result<Written> {
+        let late = aqueduct_core::planted("embedded-receipt-before-commit");
+        if late && !self.connection.is_autocommit() {
+            self.connection.execute_batch("COMMIT")?;
+        }
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut changes = Changes::new(&self.connection, &self.shared, &self.high_water);
         let mut outcomes = Vec::with_capacity(group.len());
@@ -232,12 +253,12 @@ impl Writer {
                     transaction,
                     &mut self.spread,
                 ))?),
-                Command::Settle { group, settlements, .. } => {
+                Command::Settle { group, member, settlements, .. } => {
                     let mut results = Vec::with_capacity(settlements.len());
                     for settlement in settlements {
                         results.push(refused(
                             changes
-                                .check_settlement(group, settlement)
+                                .check_settlement(group, *member, settlement)
                                 .and_then(|id| Ok(changes.settle(group, id, settlement)?)),
                         )?);
                     }
@@ -245,16 +266,19 @@ impl Writer {
                 }
                 Command::EnsureTopic { spec, .. } => Outcome::Topic(refused(changes.ensure_topic(spec))?),
                 Command::OpenProducer { id, .. } => Outcome::Producer(Ok(changes.open_producer(id)?)),
-                Command::Deliver { group, deliveries } => {
-                    Outcome::Deliver(apply_deliveries(&mut changes, group, deliveries)?)
-                }
+                Command::Join { .. }
+                | Command::Leave { .. }
+                | Command::Answer { .. }
+                | Command::Tend { .. } => Outcome::Group(refused(apply_group(&mut changes, command))?),
                 // `gather` keeps it out.
                 Command::Close { .. } => continue,
             };
             outcomes.push(outcome);
         }
         changes.finish()?;
-        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        if !late {
+            self.connection.prepare_cached("COMMIT")?.execute([])?;
+        }
         Ok(Written {
             outcomes,
             topics: changes.topics().map(Arc::clone).collect(),
@@ -277,93 +301,6 @@ impl Writer {
             && let Err(error) = self.connection.execute_batch("ROLLBACK")
         {
             self.note_failure(&error, "a roll-back failed");
-        }
-    }
-
-    /// Turns a failure into an error of the log; after an I/O failure nothing is acknowledged any more.
-    fn note_failure(&mut self, error: &rusqlite::Error, tried: &str) -> LogError {
-        let path = &self.shared.place.path;
-        let text = error.to_string();
-        if is_io_failure(error) {
-            let poison = LogError::with_source(
-                LogErrorKind::Storage,
-                format!(
-                    "{}: a write to the disk failed; what is on it is not known, open the log again",
-                    path.display()
-                ),
-                text.clone(),
-            );
-            tracing::error!(error = %poison, "embedded log: this instance acknowledges nothing any more");
-            self.poison = Some(poison);
-        }
-        let kind = match error.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
-                LogErrorKind::Corrupt
-            }
-            _ => LogErrorKind::Storage,
-        };
-        LogError::with_source(kind, format!("{}: {tried}", path.display()), text)
-    }
-
-    fn tell(&mut self, command: Command, outcome: Outcome) {
-        // A caller that went away does not want its answer; what was stored stays stored.
-        match (command, outcome) {
-            (Command::Append(append), Outcome::Append(outcomes)) => {
-                let failed = append.records.iter().zip(&outcomes).filter(|(_, outcome)| outcome.is_err());
-                self.holds.tell(failed.map(|(record, _)| record), &self.shared.sequence);
-                append.receipt.complete(outcomes);
-            }
-            (Command::Transaction(transaction), Outcome::Transaction(result)) => {
-                drop(transaction.reply.send(result));
-            }
-            (Command::Settle { reply, .. }, Outcome::Settle(results)) => drop(reply.send(results)),
-            (Command::EnsureTopic { reply, .. }, Outcome::Topic(result)) => drop(reply.send(result)),
-            (Command::OpenProducer { reply, .. }, Outcome::Producer(result)) => drop(reply.send(result)),
-            (Command::Deliver { deliveries, .. }, Outcome::Deliver(assignments)) => {
-                for (delivery, assignments) in deliveries.into_iter().zip(assignments) {
-                    delivery.member.tell(Ok(match delivery.give {
-                        Give::Assign(_) => Signal::Assigned(assignments),
-                        Give::Revoke(partitions) => Signal::Revoking(partitions),
-                    }));
-                }
-            }
-            // Commands and outcomes are made in pairs.
-            (command, _) => self.fail(command, &closed()),
-        }
-    }
-
-    fn fail(&mut self, command: Command, error: &LogError) {
-        match command {
-            Command::Append(append) => {
-                self.holds.tell(append.records.iter(), &self.shared.sequence);
-                append.receipt.fail(error);
-            }
-            Command::Transaction(transaction) => {
-                let error = if self.poison.is_some() && error.kind() == LogErrorKind::Storage {
-                    LogError::with_source(
-                        LogErrorKind::UnknownOutcome,
-                        format!(
-                            "whether the transaction of {:?} is stored is not known",
-                            transaction.producer
-                        ),
-                        error.clone(),
-                    )
-                } else {
-                    error.clone()
-                };
-                drop(transaction.reply.send(Err(error)));
-            }
-            Command::Settle { settlements, reply, .. } => {
-                drop(reply.send(vec![Err(error.clone()); settlements.len()]));
-            }
-            Command::EnsureTopic { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Command::OpenProducer { reply, .. } => drop(reply.send(Err(error.clone()))),
-            Command::Deliver { deliveries, .. } => {
-                for delivery in deliveries {
-                    delivery.member.tell(Err(error.clone()));
-                }
-            }
-            Command::Close { reply } => drop(reply.send(Err(error.clone()))),
         }
     }
 
@@ -426,7 +363,8 @@ fn gather(
             return Some(reply);
         }
         group.push(command);
-        if records >= GROUP_RECORDS || bytes >= GROUP_BYTES {
+        if records >= GROUP_RECORDS || bytes >= GROUP_BYTES || aqueduct_core::planted("embedded-group-of-one")
+        {
             return None;
         }
         next = commands.try_recv().ok();

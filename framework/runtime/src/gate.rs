@@ -220,9 +220,13 @@ impl Gate {
         }
         state.pumping = true;
         while let Some(Batch { records, bytes, callers }) = state.next() {
-            drop(state);
             let keys = records.iter().map(ordered).collect();
             let sent = Sent { gate: Arc::clone(self), callers, keys, bytes };
+            if cfg!(feature = "shuttle") {
+                self.producer.enqueue(records, Box::new(sent));
+                continue;
+            }
+            drop(state);
             self.producer.enqueue(records, Box::new(sent));
             state = lock(&self.state);
         }
@@ -266,12 +270,15 @@ impl Receipt for Sent {
             .filter_map(|(key, _)| key.clone())
             .collect();
         let mut refused = Vec::new();
-        if !failed.is_empty() {
+        if !failed.is_empty() && !aqueduct_core::planted("gate-holds-nothing") {
             let mut state = lock(&gate.state);
             for key in &failed {
                 *state.held.entry(key.clone()).or_default() += 1;
             }
             refused = state.refuse(&failed);
+        }
+        if aqueduct_core::planted("gate-answers-backwards") {
+            outcomes.reverse();
         }
         let here = self.callers.len() <= TELL_HERE;
         let telling = Telling(Some((self, outcomes)));

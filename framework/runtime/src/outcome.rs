@@ -257,7 +257,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             }
         };
         let key = KeyBytes::clone(key);
-        self.push_aside(Op::Park { sequence, key: key.clone(), record, reason, attempts, due });
+        self.push_aside(Op::Park { sequence, key: KeyBytes::clone(&key), record, reason, attempts, due });
         for (sequence, record) in lane.queue {
             self.copy_behind(&key, sequence, record, first)?;
         }

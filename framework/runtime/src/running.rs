@@ -58,6 +58,10 @@ pub(crate) struct Running<S> {
     pub(crate) hurry: Arc<Notify>,
     /// Whether a round shall follow the one under way.
     pub(crate) again: bool,
+    /// When a drain must have ended.
+    pub(crate) over: Option<Instant>,
+    /// When a settle that was waited for did not end in time: the next is not waited for as long.
+    pub(crate) late: Option<Instant>,
     pub(crate) monitor: Monitor,
     /// Releases that operators asked for and that are not done.
     pub(crate) releases: Arc<Mutex<Open>>,
@@ -159,6 +163,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
     pub(crate) async fn drain(&mut self, deadline: Duration) {
         // The last settle is part of it: the database may be busy.
         let over = Instant::now() + deadline;
+        self.over = Some(over);
         let reserve = LAST_SETTLE.min(deadline / 4).min(DRAIN_RESERVE);
         for owned in self.partitions.values() {
             owned.wish(Wish::Drain(deadline - reserve));
@@ -248,12 +253,26 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             taken.push((assignment.clone(), claim, ended));
             starts.push((assignment, start));
         }
-        let readers = match self.consumer.assign(starts).await {
+        let readers = match self.consumer.assign(starts.clone()).await {
             Ok(readers) => readers,
-            // Lost again before it was taken up: the signal that says so is on its way.
             Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
-                tracing::warn!(subscription = self.name(), %error, "an assignment was over before it began");
-                return Ok(());
+                // Some were lost again before they were taken up: the signal that says so is on its way. The others are
+                // ours.
+                let (mut readers, mut kept) = (Vec::new(), Vec::new());
+                for (start, taken) in starts.into_iter().zip(taken) {
+                    match self.consumer.assign(vec![start]).await {
+                        Ok(reader) => {
+                            readers.extend(reader);
+                            kept.push(taken);
+                        }
+                        Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
+                            tracing::warn!(subscription = self.name(), %error, "an assignment was over before it began");
+                        }
+                        Err(error) => return Err(error),
+                    }
+                }
+                taken = kept;
+                readers
             }
             Err(error) => return Err(error),
         };
@@ -395,10 +414,21 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         }
     }
 
+    /// How long a partition that is given back may wait for its last settle: not beyond a drain's deadline, and not each
+    /// of many for a database that was just too slow.
+    fn patience(&self) -> Duration {
+        let now = Instant::now();
+        let limit = match self.late {
+            Some(late) if now - late < LAST_SETTLE * 2 => DRAIN_RESERVE / 4,
+            _ => LAST_SETTLE,
+        };
+        self.over.map_or(limit, |over| limit.min(over.saturating_duration_since(now)))
+    }
+
     /// Settles a drained partition and gives it back.
     async fn hand_over(&mut self, id: PartitionId) {
         if !aqueduct_core::planted("hand-over-without-settle") {
-            self.settle_now(LAST_SETTLE).await;
+            self.settle_now(self.patience()).await;
         }
         self.partitions.remove(&id);
         self.shared.board.lock().partitions.remove(&id);
@@ -466,6 +496,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             }
         });
         if settled.await.is_err() {
+            self.late = Some(Instant::now());
             tracing::warn!(
                 subscription = self.name(),
                 ?limit,

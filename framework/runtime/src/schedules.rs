@@ -13,14 +13,13 @@ use aqueduct_core::{
     record::OwnedRecord,
 };
 use shuttle::{future::block_on, sync::mpsc, thread};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
 use crate::{
     gate::{Admission, Gate, MAX_RECORDS, Told},
     lanes::{Head, KeyBytes, LaneId, Lanes, Origin, State},
-    partition::Progress,
     ring::Ring,
-    sync::{AtomicBool, AtomicI64, Mutex, Ordering},
+    sync::{AtomicI64, Mutex, Ordering},
 };
 
 const SCHEDULES: usize = 10_000;
@@ -239,14 +238,8 @@ fn a_key_is_held_until_its_caller_has_seen_the_failure() {
 fn a_settler_never_sees_an_offset_above_an_open_delivery() {
     const OFFSETS: [i64; 6] = [3, 4, 7, 8, 20, 21];
     check(|| {
-        let progress = Arc::new(Progress {
-            settled: AtomicI64::new(3),
-            read: AtomicI64::new(3),
-            hungry: AtomicBool::new(false),
-            stored: AtomicI64::new(3),
-            moved: Notify::new(),
-            hurry: Arc::default(),
-        });
+        // As `Progress` has it, and as the partition's task and the settler use it.
+        let shared = Arc::new(AtomicI64::new(3));
         let ended = Arc::new(Plain::new(HashSet::new()));
         let (done, ends) = mpsc::channel::<u64>();
         let handlers: Vec<_> = (0..2)
@@ -263,23 +256,23 @@ fn a_settler_never_sees_an_offset_above_an_open_delivery() {
             .collect();
         drop(done);
         let partition = {
-            let progress = Arc::clone(&progress);
+            let shared = Arc::clone(&shared);
             thread::spawn(move || {
                 let mut ring = Ring::new(3);
                 OFFSETS.iter().for_each(|offset| drop(ring.push(*offset)));
                 ring.pass(25);
                 while let Ok(sequence) = ends.recv() {
                     ring.end(sequence);
-                    progress.settled.store(ring.settled(), Ordering::Release);
+                    shared.store(ring.settled(), Ordering::Release);
                 }
             })
         };
         let settler = {
-            let (progress, ended) = (Arc::clone(&progress), Arc::clone(&ended));
+            let (shared, ended) = (Arc::clone(&shared), Arc::clone(&ended));
             thread::spawn(move || {
                 let mut last = 3;
                 for _ in 0..6 {
-                    let settled = progress.settled.load(Ordering::Acquire);
+                    let settled = shared.load(Ordering::Acquire);
                     let ended = ended.lock().unwrap();
                     assert!(settled >= last, "{settled} after {last}");
                     assert!(OFFSETS.iter().all(|offset| *offset >= settled || ended.contains(offset)));
@@ -289,7 +282,7 @@ fn a_settler_never_sees_an_offset_above_an_open_delivery() {
         };
         handlers.into_iter().for_each(|thread| thread.join().unwrap());
         [partition, settler].into_iter().for_each(|thread| thread.join().unwrap());
-        assert_eq!(progress.settled.load(Ordering::Acquire), 25);
+        assert_eq!(shared.load(Ordering::Acquire), 25);
     });
 }
 

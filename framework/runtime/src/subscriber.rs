@@ -130,6 +130,8 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
                 rounds: JoinSet::new(),
                 hurry: Arc::new(Notify::new()),
                 again: false,
+                over: None,
+                late: None,
                 monitor: Monitor::new(suspect.take()),
                 releases: Arc::clone(&releases),
                 unfinished,

@@ -54,7 +54,7 @@ async fn the_file_is_ours_and_write_ahead() {
     };
     assert_eq!(pragma("journal_mode"), rusqlite::types::Value::Text("wal".to_owned()));
     assert_eq!(pragma("application_id"), rusqlite::types::Value::Integer(0x4151_4c47));
-    assert_eq!(pragma("user_version"), rusqlite::types::Value::Integer(1));
+    assert_eq!(pragma("user_version"), rusqlite::types::Value::Integer(2));
     // The layout of docs/formats.md.
     let row: (i64, i64, Vec<u8>, Vec<u8>) = connection
         .query_row(

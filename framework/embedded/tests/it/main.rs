@@ -8,7 +8,10 @@
 
 mod append;
 mod contract;
+mod full;
+mod groups;
 mod maintenance;
+mod member;
 mod open;
 mod processes;
 mod tools;

@@ -14,8 +14,8 @@ use aqueduct_embedded::{EmbeddedLog, EmbeddedOptions};
 use rusqlite::Connection;
 
 use crate::tools::{
-    append_values, assert_kind, enqueue, environment, keyed, logged, open, options, path, read_to_end,
-    try_open, until,
+    PATIENCE, append_values, assert_kind, enqueue, environment, keyed, logged, open, options, path,
+    read_to_end, try_open, until,
 };
 
 fn parse(url: &str) -> Result<EmbeddedOptions, aqueduct_core::LogError> {
@@ -64,8 +64,8 @@ async fn files_that_are_not_ours_are_left_alone() {
     refused("is a database of another program").await;
 
     open(directory.path()).await.close().await.unwrap();
-    Connection::open(&file).unwrap().pragma_update(None, "user_version", 2).unwrap();
-    refused("has format version 2, this program knows versions up to 1").await;
+    Connection::open(&file).unwrap().pragma_update(None, "user_version", 3).unwrap();
+    refused("has format version 3, this program knows versions up to 2").await;
 }
 
 /// P12. Red when one of these is opened, or its error does not name the path.
@@ -123,6 +123,28 @@ async fn dropping_every_handle_gives_the_files_back() {
     assert!(file.try_lock().is_err(), "it is locked while the log is open");
     drop(log);
     until("giving the lock back", async || file.try_lock().is_ok()).await;
+}
+
+/// R7: a process that is stopped while it waits for its turn does not hold up the others, and loses its place to nobody
+/// when it goes on. Red when the wait for the queue has no end. The test itself stands in the queue.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stands_in_the_queue_and_does_not_move_is_passed() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = open(directory.path()).await;
+    append_values(&log, 0..1).await;
+    let front = fs::File::open(directory.path().join("log.db.queue")).unwrap();
+    front.lock().unwrap();
+    let producer = log.producer().await.unwrap();
+    for n in 0..5 {
+        let receipt = enqueue(&producer, vec![keyed("k", &n.to_string())]);
+        tokio::time::timeout(PATIENCE, receipt).await.expect("passing").unwrap().remove(0).unwrap();
+    }
+    front.unlock().unwrap();
+    // The place that was kept behind it is given up: others find the queue free.
+    until("leaving the queue", async || front.try_lock().is_ok()).await;
+    front.unlock().unwrap();
+    append_values(&log, 1..3).await;
+    log.close().await.unwrap();
 }
 
 /// R7, P10: a process that stopped while it writes is named. Red when the wait is not looked at, or has no end at

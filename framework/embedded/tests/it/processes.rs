@@ -2,14 +2,14 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{BufRead, BufReader, Read, Write},
+    io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
 };
 
 use aqueduct_core::{
     LogErrorKind, Record,
-    log::{CommitLog, Start, TopicSpec},
+    log::{CommitLog, Signal, Start, TopicSpec},
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
@@ -31,7 +31,7 @@ async fn child() {
     println!();
     match role.split_once(' ') {
         Some(("append", id)) => child_append(Path::new(&directory), id).await,
-        Some(("join", group)) => child_join(Path::new(&directory), group).await,
+        Some(("member", session)) => crate::member::child_member(Path::new(&directory), session).await,
         Some(("fill", _)) => child_fill(Path::new(&directory)).await,
         Some(("note", _)) => child_note(Path::new(&directory)).await,
         other => panic!("{other:?} is no role"),
@@ -65,19 +65,13 @@ async fn child_append(directory: &Path, id: &str) {
     }
 }
 
-/// Holds a group until its input ends.
-async fn child_join(directory: &Path, group: &str) {
-    let log = open(directory).await;
-    let consumer = log.consumer(group, &[name("t")]).await.unwrap();
-    println!("joined");
-    std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
-    drop(consumer);
-}
-
 /// Fills the disk: the shell that started it limits the size of files, which SQLite meets as an I/O error.
 async fn child_fill(directory: &Path) {
     let log = open(directory).await;
     let producer = log.producer().await.unwrap();
+    log.ensure_topic(TopicSpec::new(name("t"))).await.unwrap();
+    let consumer = log.consumer("g", &[name("t")]).await.unwrap();
+    assert!(matches!(consumer.signal().await, Ok(Signal::Assigned(_))));
     let mut n = 0;
     let error = loop {
         match enqueue(&producer, vec![keyed("k", &format!("{n}:{}", "x".repeat(20_000)))])
@@ -97,6 +91,11 @@ async fn child_fill(directory: &Path) {
         assert_eq!(again.kind(), LogErrorKind::Storage);
         assert!(again.to_string().contains("a write to the disk failed"), "{again}");
     }
+    // P9: what this process owns it could never settle; others can.
+    let told = tokio::time::timeout(PATIENCE, consumer.signal()).await.expect("a signal");
+    assert_kind(told, LogErrorKind::Storage);
+    let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().file_name());
+    assert!(!files.map(|file| file.into_string().unwrap()).any(|file| file.contains(".member.")));
     assert_kind(log.close().await, LogErrorKind::Storage);
     println!("poisoned");
 }
@@ -114,13 +113,13 @@ async fn child_note(directory: &Path) {
     println!("poisoned");
 }
 
-struct Process {
-    child: Child,
-    lines: BufReader<ChildStdout>,
+pub(crate) struct Process {
+    pub(crate) child: Child,
+    pub(crate) lines: BufReader<ChildStdout>,
 }
 
 impl Process {
-    fn start(role: &str, directory: &Path) -> Self {
+    pub(crate) fn start(role: &str, directory: &Path) -> Self {
         Self::run(Command::new(std::env::current_exe().unwrap()), role, directory)
     }
 
@@ -246,25 +245,7 @@ async fn processes_share_a_file_and_one_is_killed() {
     assert_eq!(log.lost_ranges(), []);
 }
 
-/// R7, P12. Red when the group's lock is not taken, or stays when its process was killed.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_group_belongs_to_one_process() {
-    let directory = tempfile::tempdir().unwrap();
-    let log = open(directory.path()).await;
-    append_values(&log, 0..1).await;
-    let mut process = Process::start("join g", directory.path());
-    process.wait_for("joined");
-    let topics = [name("t")];
-    let message = assert_kind(log.consumer("g", &topics).await, LogErrorKind::GroupInUse);
-    let expected = format!("group g of {}", path(directory.path()).canonicalize().unwrap().display());
-    assert!(message.starts_with(&expected), "{message}");
-    assert!(message.contains(&format!("process {}", process.child.id())), "{message}");
-    log.consumer("another", &topics).await.unwrap();
-    process.kill(&mut BTreeMap::new());
-    log.consumer("g", &topics).await.unwrap();
-}
-
-/// P1. Red when `note_failure` does not poison. The limit on file sizes fails the writes of the write-ahead log.
+/// P1, P9. Red when `note_failure` does not poison, or its members go on beating. The limit on file sizes fails the writes of the write-ahead log.
 #[tokio::test]
 async fn after_a_failed_write_nothing_is_acknowledged() {
     let directory = tempfile::tempdir().unwrap();

@@ -59,8 +59,9 @@ pub(super) fn open(path: &Path, schema: &str) -> Result<Connection, DatabaseErro
     conn.busy_timeout(BUSY_AT_OPEN).map_err(failed)?;
     // Looked at before anything is written: not even the journal mode of another program's file may change.
     check_owner(&conn, path)?;
+    switch_to_wal(&conn).map_err(failed)?;
     conn.execute_batch(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
+        "PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON; PRAGMA temp_store = MEMORY;
          PRAGMA cache_size = -65536; PRAGMA wal_autocheckpoint = 16000; PRAGMA journal_size_limit = 67108864;",
     )
     .map_err(failed)?;
@@ -113,6 +114,14 @@ fn check_owner(conn: &Connection, path: &Path) -> Result<(), DatabaseError> {
             return Err(DatabaseError::NewerFormat { path: path.to_path_buf(), found, known: FORMAT });
         }
     }
+    Ok(())
+}
+
+/// To the end of its rows: a sync that fails after the row is told by the step behind it.
+fn switch_to_wal(conn: &Connection) -> rusqlite::Result<()> {
+    let mut statement = conn.prepare("PRAGMA journal_mode = WAL")?;
+    let mut rows = statement.query([])?;
+    while rows.next()?.is_some() {}
     Ok(())
 }
 

@@ -136,7 +136,8 @@ impl Drop for Session {
     fn drop(&mut self) {
         let Some(mut lent) = self.lent.take() else { return };
         if self.in_savepoint {
-            let rollback = if aqueduct_core::planted("dropped-turn-stays") { "SELECT 1" } else { ROLLBACK };
+            let stays = aqueduct_core::planted("dropped-turn-stays");
+            let rollback = if stays { "DELETE FROM aqueduct_format WHERE 0" } else { ROLLBACK };
             let undone =
                 lent.ours.run(&lent.conn, rollback).and_then(|()| lent.ours.run(&lent.conn, RELEASE));
             if let Err(error) = undone {
