@@ -1,9 +1,13 @@
 //! `cargo xtask`: what the project does to itself. `cargo xtask test` is what CI runs, and nothing else.
 
+mod bench;
+mod bugs;
+mod chaos;
 mod data;
 mod kills;
 mod measure;
 mod run;
+mod simulate;
 mod test;
 
 use std::path::PathBuf;
@@ -19,6 +23,20 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Measure the cost per event: `embedded` against raw loops, `curves` along three axes.
+    Bench {
+        /// `embedded` or `curves`.
+        what: String,
+        /// What the bench takes: `--only ROW`, `--pairs N`, `--quick`, `--dir DIR`, `--json FILE`.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Plant bugs, one at a time: each must be caught by the test that is there for it.
+    Bugs(bugs::Options),
+    /// Do harm to real processes, and let the independent checker decide: `--short`, or `--minutes N`.
+    Chaos(chaos::Options),
+    /// Try the gate, the ring and the lanes under tens of thousands of schedules of their threads.
+    Shuttle,
     /// Install or find what the tests need, and run them all.
     Test,
     /// Convert The Complete Journey's parquet files to the CSV that the shop plays.
@@ -39,10 +57,17 @@ enum Command {
     Kills(kills::Options),
     /// Play the shop to its end and print its speed, CPU time and peak memory.
     Measure(measure::Options),
+    /// Run the simulation for many seeds, or one seed again.
+    Simulate(simulate::Options),
 }
 
 fn main() -> anyhow::Result<()> {
     match Options::parse().command {
+        Command::Bench { what, arguments } => bench::run(&what, &arguments),
+        Command::Bugs(options) => bugs::run(&options),
+        Command::Chaos(options) => chaos::run(&options),
+        Command::Simulate(options) => simulate::run(&options),
+        Command::Shuttle => bugs::schedules(),
         Command::Test => test::run(),
         Command::Data { dir, out, from, to } => data::convert(&dir, &out, from.as_deref(), to.as_deref()),
         Command::Kills(options) => kills::run(&options),

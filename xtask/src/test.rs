@@ -5,12 +5,16 @@ use std::process::Command;
 use anyhow::ensure;
 
 use crate::{
-    kills,
+    chaos, kills,
     run::{answers, command, step},
 };
 
 pub(crate) fn run() -> anyhow::Result<()> {
     need("python3 --version", "python3")?;
+    // Counts instructions in `cargo test -p bench`.
+    need("valgrind --version", "valgrind")?;
+    // Makes a sync fail in `chaos::run`.
+    need("strace --version", "strace")?;
     step(&mut command("cargo fmt --all --check"))?;
     step(&mut command("python3 -B -m unittest discover --start-directory tools/verify"))?;
     let mut clippy = command("cargo clippy --release --workspace --all-targets --locked");
@@ -27,6 +31,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     } else {
         println!("\n== SKIPPED: cargo deny is not installed (cargo install cargo-deny)");
     }
+    chaos::run(&chaos::Options::short())?;
     // The whole path, killed five times, judged by the program that links none of our crates.
     let state = "target/test-kills".into();
     kills::run(&kills::Options { data: None, kills: 5, within: 1_200, seed: None, state })

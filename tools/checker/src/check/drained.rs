@@ -1,0 +1,73 @@
+//! Drains: in time, and truthfully reported.
+
+use std::collections::BTreeSet;
+
+use super::{
+    Court,
+    tables::{Run, Tables},
+};
+use crate::{observation::Finished, report::Kind, rules::Rules};
+
+pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
+    for drain in &tables.drains {
+        let process = drain.process;
+        let Some((ended, reported)) = drain.ended else {
+            court.find(Kind::LateDrain, format!("{process} was asked to drain and never ended"));
+            continue;
+        };
+        let took = ended.saturating_sub(drain.at);
+        let blocked = tables.fault_between(drain.at, ended, |kind| rules.blocking.contains(kind));
+        if !blocked && took > drain.deadline.saturating_add(rules.drain_slack) {
+            let (took, deadline) = (took / 1_000, drain.deadline / 1_000);
+            court.find(Kind::LateDrain, format!("{process} drained for {took} ms of {deadline} ms"));
+        }
+        // What was cut off is unfinished for certain; what waited for its next attempt may be.
+        let mut cut = BTreeSet::new();
+        let mut open = BTreeSet::new();
+        for run in tables.runs.iter().filter(|run| run.by == process) {
+            let of = (run.group, run.place);
+            if let Some((at, Finished::Cancelled)) = run.end
+                && at >= drain.at
+                && at.saturating_add(rules.drain_slack) < drain.at.saturating_add(drain.deadline)
+                && !handed_over(tables, run, ended)
+            {
+                let after = (at - drain.at) / 1_000;
+                let what = format!("{process} gave {} up {after} ms after it was asked to drain", run.id);
+                court.find(Kind::CutShort, what);
+            }
+            match run.end {
+                Some((at, Finished::Cancelled)) if at >= drain.at => cut.insert(of),
+                None => cut.insert(of),
+                Some((_, Finished::Failed | Finished::Cancelled)) => open.insert(of),
+                Some((_, Finished::Done)) => {
+                    cut.remove(&of);
+                    open.remove(&of)
+                }
+            };
+        }
+        let least = u64::try_from(cut.len()).unwrap_or(u64::MAX);
+        // What waits for its transaction has begun, and no handler tells of it.
+        let waits = |group: &str| rules.subscriptions.iter().any(|each| each.effects && each.group == group);
+        let most = if tables.assignments.iter().any(|each| each.by == process && waits(each.group)) {
+            u64::MAX
+        } else {
+            u64::try_from(cut.union(&open).count()).unwrap_or(u64::MAX)
+        };
+        if !(least..=most).contains(&reported) {
+            let what = format!("{process} reported {reported} unfinished, not {least} to {most}");
+            court.find(Kind::FalseReport, what);
+        }
+    }
+}
+
+/// Whether the run's partition went to another owner before its process ended: a hand-over, whose deadline may have begun
+/// before the drain's, gave it up.
+fn handed_over(tables: &Tables<'_>, run: &Run<'_>, ended: u64) -> bool {
+    let shard = run.place.shard();
+    tables.assignments.iter().any(|each| {
+        each.group == run.group
+            && *each.shard == shard
+            && each.generation > run.generation
+            && each.at <= ended
+    })
+}
