@@ -1,5 +1,9 @@
 //! The contract of every commit log, run against an adapter: `cargo test --release --example contract`.
 
+fn main() {
+    println!("cargo test --release --example contract");
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -12,8 +16,4 @@ mod tests {
     }
 
     aqueduct_testkit::contract_tests!(make);
-}
-
-fn main() {
-    println!("cargo test --release --example contract");
 }

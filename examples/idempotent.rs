@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use aqueduct::{Draft, prelude::*};
+use aqueduct::prelude::*;
 use aqueduct_testkit::sim::{Case, simulate};
 
 #[derive(Serialize, Deserialize, Event)]
@@ -27,7 +27,7 @@ fn main() {
         let parcels = Parcels::default();
         let kept = Arc::clone(&parcels);
         Case::new(|plan| plan.apply(Subscription::builder("ship").on(ship)), move |_| Arc::clone(&parcels))
-            .events((0..50).map(|order| Draft::of(&Ordered { order }).expect("it encodes")))
+            .events((0..50).map(|order| Ordered { order }))
             .finally(move |world| match kept.lock().map(|parcels| parcels.len()) {
                 Ok(parcels) if parcels == world.ids("orders").len() => Ok(()),
                 parcels => Err(format!("{parcels:?} parcels of {} orders", world.ids("orders").len())),

@@ -1,6 +1,6 @@
 //! Your own handlers in the simulation: crashes, pauses, rebalances and storms, then what must be true at the end.
 
-use aqueduct::{Draft, prelude::*};
+use aqueduct::prelude::*;
 use aqueduct_testkit::sim::{Case, Tx, World, simulate};
 
 #[derive(Serialize, Deserialize, Event)]
@@ -29,7 +29,7 @@ fn main() {
         let deposit = |number| Deposited { account: format!("a{}", number % 7), cents: 1 };
         Case::new(|plan| plan.apply(Subscription::builder("bank").on(on_deposited)), |_| ())
             .database()
-            .events((0..plan.events).map(|number| Draft::of(&deposit(number)).expect("it encodes")))
+            .events((0..plan.events).map(deposit))
             .finally(each_counts_once)
     });
     println!("each deposit counted once; on the way: {:?}", summary.faults);

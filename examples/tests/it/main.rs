@@ -1,5 +1,7 @@
 //! The examples run and say what they promise, and the README shows what is there.
 
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
+
 mod shown;
 mod stuck;
 

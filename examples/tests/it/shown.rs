@@ -32,7 +32,7 @@ fn scripted_log() {
     let said = says("scripted_log");
     assert!(said.starts_with("one ships order 1\n"), "{said}");
     assert!(said.contains("two ships order 2\n"), "{said}");
-    assert!(said.ends_with("settled [Some(2)] after 3606 s\n"), "{said}");
+    assert!(said.ends_with("settled [Some(2)] after 3605 s\n"), "{said}");
 }
 
 /// P2, P6: the key that failed goes on in order once it is released; the other does not wait.

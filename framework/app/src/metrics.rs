@@ -39,7 +39,11 @@ pub(crate) async fn text(status: &Status, environment: &Environment) -> Result<S
     registry.register("deliveries_in_flight", "Deliveries above the settled offset", in_flight.clone());
     registry.register("partitions_stopped", "Partitions that stopped", stopped.clone());
     registry.register("records_parked", "Records that wait with their parked keys", parked.clone());
-    registry.register("partitions_stalled", "Partitions without progress, explained in readiness", stalled.clone());
+    registry.register(
+        "partitions_stalled",
+        "Partitions without progress, explained in readiness",
+        stalled.clone(),
+    );
     registry.register(
         "lag_records",
         "Records between settled offsets and the ends of the topics",

@@ -3,18 +3,24 @@
 use std::{pin::pin, sync::Arc};
 
 use aqueduct_core::{
-    BoxFuture, LogError,
+    BoxFuture, LogError, LogErrorKind,
     group::MemberId,
     log::{Assignment, Consumer, GroupToken, PartitionId, PartitionReader, Settlement, Signal, Start},
 };
 use tokio::sync::Notify;
 
-use crate::{faults, reader::MemoryReader, state::Shared};
+use crate::{
+    plan::{self, Call, Verdict},
+    process::Process,
+    reader::MemoryReader,
+    state::Shared,
+};
 
 /// Who a consumer is; what its [`GroupToken`] holds.
 #[derive(Debug)]
 pub(crate) struct Membership {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) process: Arc<Process>,
     pub(crate) group: String,
     pub(crate) member: MemberId,
 }
@@ -36,6 +42,7 @@ pub(crate) struct MemoryConsumer {
 impl MemoryConsumer {
     pub(crate) fn join(
         shared: &Arc<Shared>,
+        process: &Arc<Process>,
         group: &str,
         topics: &[aqueduct_core::TopicName],
     ) -> Result<Self, LogError> {
@@ -43,23 +50,54 @@ impl MemoryConsumer {
         let state = &mut *guard;
         state.next_member += 1;
         let member = state.next_member;
-        let told = state.groups.entry(group.to_owned()).or_default().join(member, topics, &state.topics)?;
-        let membership = Membership { shared: Arc::clone(shared), group: group.to_owned(), member };
+        let told = state.groups.entry(group.to_owned()).or_default().join(
+            member,
+            process.number,
+            topics,
+            &state.topics,
+        )?;
+        let (shared, process) = (Arc::clone(shared), Arc::clone(process));
+        let membership = Membership { shared, process, group: group.to_owned(), member };
         Ok(Self { membership: Arc::new(membership), told })
     }
 
     fn next_signal(&self) -> Result<Option<Signal>, LogError> {
-        let Membership { shared, group, member } = &*self.membership;
-        shared.open()?.group_mut(group)?.0.next_signal(group, *member)
+        let Membership { shared, group, member, .. } = &*self.membership;
+        let mut state = shared.open()?;
+        let (state, topics) = state.group_mut(group)?;
+        state.next_signal(group, *member, topics)
     }
 
     fn settle_one(&self, settlement: Settlement) -> Result<(), LogError> {
-        let Membership { shared, group, member } = &*self.membership;
+        let Membership { shared, group, member, .. } = &*self.membership;
         let mut state = shared.open()?;
         let (state, topics) = state.group_mut(group)?;
+        state.check_client(*member)?;
         state.check(group, *member, &settlement, topics)?;
         state.store(settlement);
         Ok(())
+    }
+
+    async fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Result<(), LogError>>, LogError> {
+        let Membership { shared, process, .. } = &*self.membership;
+        process.consumer_turn().await?;
+        let fate = shared.fate(Call::Settle);
+        plan::wait(fate.before).await;
+        process.consumer_turn().await?;
+        let results = settlements.iter().map(|settlement| {
+            if let Verdict::Fail(kind) = fate.verdict {
+                return Err(plan::error(kind, &settlement.partition));
+            }
+            let stored = self.settle_one(settlement.clone());
+            if fate.verdict == Verdict::AnswerLost {
+                return Err(plan::error(LogErrorKind::UnknownOutcome, &settlement.partition));
+            }
+            stored
+        });
+        let results = results.collect();
+        plan::wait(fate.after).await;
+        process.consumer_turn().await?;
+        Ok(results)
     }
 }
 
@@ -67,6 +105,7 @@ impl Consumer for MemoryConsumer {
     fn signal(&self) -> BoxFuture<'_, Result<Signal, LogError>> {
         Box::pin(async move {
             loop {
+                self.membership.process.consumer_turn().await?;
                 let mut told = pin!(self.told.notified());
                 told.as_mut().enable();
                 if let Some(signal) = self.next_signal()? {
@@ -82,19 +121,24 @@ impl Consumer for MemoryConsumer {
         starts: Vec<(Assignment, Start)>,
     ) -> BoxFuture<'_, Result<Vec<Box<dyn PartitionReader>>, LogError>> {
         Box::pin(async move {
-            let Membership { shared, group, member } = &*self.membership;
+            let Membership { shared, process, group, member } = &*self.membership;
+            process.consumer_turn().await?;
             let state = shared.open()?;
             let mut readers: Vec<Box<dyn PartitionReader>> = Vec::with_capacity(starts.len());
             for (Assignment { partition, generation, .. }, start) in starts {
+                state.group(group)?.check_client(*member)?;
                 state.group(group)?.check_owner(group, *member, &partition, generation)?;
-                readers.push(Box::new(MemoryReader::open(shared, &state.topics, &partition, start)?));
+                let membership = Some(Arc::clone(&self.membership));
+                let reader =
+                    MemoryReader::open(shared, process, membership, &state.topics, &partition, start)?;
+                readers.push(Box::new(reader));
             }
             Ok(readers)
         })
     }
 
     fn revoked(&self, partitions: &[PartitionId]) {
-        let Membership { shared, group, member } = &*self.membership;
+        let Membership { shared, group, member, .. } = &*self.membership;
         // A closed log has no groups left to move partitions in.
         let Ok(mut state) = shared.open() else { return };
         if let Ok((state, topics)) = state.group_mut(group) {
@@ -105,14 +149,10 @@ impl Consumer for MemoryConsumer {
 
     fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Vec<Result<(), LogError>>> {
         Box::pin(async move {
-            let fault = faults::take(&mut self.membership.shared.lock().plan.settles);
-            settlements
-                .into_iter()
-                .map(|settlement| match fault {
-                    Some(kind) => Err(faults::error(kind, &settlement.partition)),
-                    None => self.settle_one(settlement),
-                })
-                .collect()
+            match self.settle_all(&settlements).await {
+                Ok(results) => results,
+                Err(error) => settlements.iter().map(|_| Err(error.clone())).collect(),
+            }
         })
     }
 
@@ -121,7 +161,10 @@ impl Consumer for MemoryConsumer {
     }
 
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
-        Box::pin(async move { self.membership.leave() })
+        Box::pin(async move {
+            self.membership.process.turn().await?;
+            self.membership.leave()
+        })
     }
 }
 

@@ -1,37 +1,20 @@
 //! Failures on command, for tests.
 
-use std::{fmt::Display, sync::Arc};
+use std::sync::Arc;
 
 use aqueduct_core::{
     LogError, LogErrorKind,
     log::{Offset, PartitionId},
 };
 
-use crate::state::Shared;
+use crate::{
+    MemoryLog,
+    plan::{Chances, Counts, Verdict},
+    state::Shared,
+};
 
-/// How many more times something fails, and how.
-pub(crate) type Failing = Option<(usize, LogErrorKind)>;
-
-/// What shall fail next.
-#[derive(Debug, Default)]
-pub(crate) struct Plan {
-    pub(crate) appends: Failing,
-    pub(crate) settles: Failing,
-    pub(crate) transactions: Failing,
-}
-
-/// Uses one failure up, if one is due.
-pub(crate) fn take(failing: &mut Failing) -> Option<LogErrorKind> {
-    let (left, kind) = failing.as_mut()?;
-    *left = left.checked_sub(1)?;
-    Some(*kind)
-}
-
-pub(crate) fn error(kind: LogErrorKind, place: &impl Display) -> LogError {
-    LogError::new(kind, format!("{place}: failed on command"))
-}
-
-/// Makes a [`MemoryLog`](crate::MemoryLog) fail on command. What fails on command writes nothing.
+/// Makes a [`MemoryLog`] fail on command: single calls, whole topics, and whole programs
+/// ([`MemoryLog::process`]). Nothing here waits; what takes time takes tokio's, which a test can pause.
 #[derive(Debug, Clone)]
 pub struct Faults {
     shared: Arc<Shared>,
@@ -44,27 +27,113 @@ impl Faults {
 
     /// Stores records as ever, but gives no receipt of a producer until [`Faults::release_receipts`].
     pub fn hold_receipts(&self) {
-        self.shared.receipts_held.send_replace(true);
+        self.shared.receipts_held.change(|_| true);
     }
 
     /// Gives the receipts that were held, in order, and those that follow.
     pub fn release_receipts(&self) {
-        self.shared.receipts_held.send_replace(false);
+        self.shared.receipts_held.change(|_| false);
     }
 
-    /// The next `records` records of producers fail; later ones of their keys are held, and are not counted.
+    /// The next `records` records of producers fail and are not stored; later ones of their keys are held, and are
+    /// not counted.
     pub fn fail_next_appends(&self, records: usize, kind: LogErrorKind) {
-        self.shared.lock().plan.appends = Some((records, kind));
+        self.shared.lock().plan.appends = Some((records, Verdict::Fail(kind)));
     }
 
-    /// The next `calls` of a consumer's `settle` fail, every settlement in them.
+    /// The next `calls` of a consumer's `settle` fail, every settlement in them, and nothing is stored.
     pub fn fail_next_settles(&self, calls: usize, kind: LogErrorKind) {
-        self.shared.lock().plan.settles = Some((calls, kind));
+        self.shared.lock().plan.settles = Some((calls, Verdict::Fail(kind)));
     }
 
-    /// The next `commits` of transactional producers fail.
+    /// The next `commits` of transactional producers fail and write nothing.
     pub fn fail_next_transactions(&self, commits: usize, kind: LogErrorKind) {
-        self.shared.lock().plan.transactions = Some((commits, kind));
+        self.shared.lock().plan.transactions = Some((commits, Verdict::Fail(kind)));
+    }
+
+    /// The next `records` records of producers are stored, and their outcome is `UnknownOutcome`.
+    pub fn lose_next_append_answers(&self, records: usize) {
+        self.shared.lock().plan.appends = Some((records, Verdict::AnswerLost));
+    }
+
+    /// The next `calls` of a consumer's `settle` store what they should, and say `UnknownOutcome`.
+    pub fn lose_next_settle_answers(&self, calls: usize) {
+        self.shared.lock().plan.settles = Some((calls, Verdict::AnswerLost));
+    }
+
+    /// The next `commits` of transactional producers write what they should, and say `UnknownOutcome`.
+    pub fn lose_next_transaction_answers(&self, commits: usize) {
+        self.shared.lock().plan.transactions = Some((commits, Verdict::AnswerLost));
+    }
+
+    /// From now on calls fail by chance, the same ones for the same seed and the same calls; the default of
+    /// [`Chances`] ends it.
+    pub fn by_chance(&self, seed: u64, chances: Chances) {
+        self.shared.lock().plan.by_chance(seed, chances);
+    }
+
+    /// What has failed so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.shared.lock().plan.counts
+    }
+
+    /// Topics whose names end in `ending` take nothing until [`Faults::heal_topics`]: neither records nor transactions
+    /// with a record for them.
+    pub fn fail_topics(&self, ending: &str, kind: LogErrorKind) {
+        self.shared.lock().plan.fail_topics(ending, kind);
+    }
+
+    /// Ends every outage of topics.
+    pub fn heal_topics(&self) {
+        self.shared.lock().plan.heal_topics();
+    }
+
+    /// Kills a program: each of its handles is dead, its members have left their groups, and nobody hears what became
+    /// of what it had under way. It starts again as another [`MemoryLog::process`].
+    pub fn crash(&self, process: &MemoryLog) {
+        process.process.kill();
+        let mut state = self.shared.lock();
+        let (groups, topics) = state.groups_mut();
+        for group in groups.values_mut() {
+            group.crash(process.process.number, topics);
+        }
+    }
+
+    /// Stops a program as SIGSTOP does: what it asks of the log waits, and it hears nothing, until
+    /// [`Faults::resume`]. Its session goes on until [`Faults::expire`].
+    pub fn pause(&self, process: &MemoryLog) {
+        process.process.pause();
+    }
+
+    /// Ends [`Faults::pause`] and [`Faults::silence_consumers`].
+    pub fn resume(&self, process: &MemoryLog) {
+        process.process.resume();
+    }
+
+    /// The sessions of a program's members run out: others get what they had. When it asks next it hears that all is
+    /// lost; then it joins again by itself.
+    pub fn expire(&self, process: &MemoryLog) {
+        let mut state = self.shared.lock();
+        let (groups, topics) = state.groups_mut();
+        for group in groups.values_mut() {
+            group.expire(process.process.number, topics);
+        }
+    }
+
+    /// The consumers that a program has now are dead: others get what they had, and every call of theirs fails. One
+    /// that it opens later works.
+    pub fn fail_consumers(&self, process: &MemoryLog, kind: LogErrorKind) {
+        let mut state = self.shared.lock();
+        let (groups, topics) = state.groups_mut();
+        for group in groups.values_mut() {
+            group.fail(process.process.number, kind, topics);
+        }
+    }
+
+    /// A program's consumers hang: they say nothing and answer nothing until [`Faults::resume`].
+    pub fn silence_consumers(&self, process: &MemoryLog) {
+        process.process.silence();
     }
 
     /// Every member of `group` loses its partitions without being asked, as after a session that ran out; then they

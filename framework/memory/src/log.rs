@@ -3,27 +3,31 @@
 use std::sync::Arc;
 
 use aqueduct_core::{
-    BoxFuture, LogError, LogErrorKind, TopicName,
+    BoxFuture, LogError, LogErrorKind, Record, RecordBatch, TopicName,
     log::{
         Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Start, TopicInfo,
         TopicSpec, TransactionalProducer,
     },
     name,
 };
+use uuid::Uuid;
 
 use crate::{
     consumer::MemoryConsumer,
     faults::Faults,
+    partition::Batch,
+    process::Process,
     producer::{MemoryProducer, MemoryTransactions},
     reader::MemoryReader,
     state::Shared,
-    topics::MAX_RECORD_BYTES,
+    topics::{MAX_RECORD_BYTES, Topics},
 };
 
 /// A commit log in memory. Clones are handles of the same log.
 #[derive(Debug, Clone)]
 pub struct MemoryLog {
     shared: Arc<Shared>,
+    pub(crate) process: Arc<Process>,
 }
 
 impl MemoryLog {
@@ -31,7 +35,57 @@ impl MemoryLog {
     /// number of partitions, making such a topic fails.
     #[must_use]
     pub fn new(partitions: i32) -> Self {
-        Self { shared: Shared::new(partitions) }
+        // Another log than any before it: a database that outlives the process must not take these topics for
+        // those that it has positions of.
+        Self::with_topics(Topics::new(partitions, Uuid::now_v7()))
+    }
+
+    /// An empty log that is the same one for the same seed, topic ids included.
+    #[must_use]
+    pub fn seeded(partitions: i32, seed: u64) -> Self {
+        Self::with_topics(Topics::new(partitions, Uuid::new_v8((u128::from(seed) << 64).to_be_bytes())))
+    }
+
+    fn with_topics(topics: Topics) -> Self {
+        let shared = Shared::new(topics);
+        let process = shared.process();
+        Self { shared, process }
+    }
+
+    /// The same log, for a program of its own: faults can pause it, kill it, and put it out of its groups. Clones are
+    /// handles of the same program.
+    #[must_use]
+    pub fn process(&self) -> Self {
+        Self { shared: Arc::clone(&self.shared), process: self.shared.process() }
+    }
+
+    /// Every topic there is.
+    #[must_use]
+    pub fn topics(&self) -> Vec<TopicName> {
+        self.shared.lock().topics.names()
+    }
+
+    /// From now on every record of a topic that is made is kept for [`MemoryLog::journal`].
+    pub fn keep_journal(&self) {
+        self.shared.lock().topics.keep_journal();
+    }
+
+    /// Every record that was ever stored in a topic, by partition and offset: those too that compaction or retention
+    /// removed. None without [`MemoryLog::keep_journal`].
+    ///
+    /// # Errors
+    /// `TopicMissing`.
+    pub fn journal(&self, topic: &TopicName) -> Result<Vec<Record>, LogError> {
+        let state = self.shared.lock();
+        let mut records = Vec::new();
+        for (id, partition) in
+            state.topics.partition_ids(topic)?.into_iter().zip(state.topics.partitions(topic)?)
+        {
+            if let Some(batch) = Batch::new(id, partition.journal().to_vec()) {
+                records.extend(Record::all(&(Arc::new(batch) as Arc<dyn RecordBatch>)));
+            }
+        }
+        Ok(records)
     }
 
     /// Failures on command.
@@ -52,20 +106,27 @@ impl CommitLog for MemoryLog {
     }
 
     fn ensure_topic(&self, spec: TopicSpec) -> BoxFuture<'_, Result<TopicInfo, LogError>> {
-        Box::pin(async move { self.shared.open()?.topics.ensure(spec) })
+        Box::pin(async move {
+            self.process.turn().await?;
+            self.shared.open()?.topics.ensure(spec)
+        })
     }
 
     fn describe_topic<'a>(
         &'a self,
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>> {
-        Box::pin(async move { Ok(self.shared.open()?.topics.describe(topic)) })
+        Box::pin(async move {
+            self.process.turn().await?;
+            Ok(self.shared.open()?.topics.describe(topic))
+        })
     }
 
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         Box::pin(async move {
+            self.process.turn().await?;
             drop(self.shared.open()?);
-            Ok(Arc::new(MemoryProducer::open(&self.shared)?) as Arc<dyn Producer>)
+            Ok(Arc::new(MemoryProducer::open(&self.shared, &self.process)?) as Arc<dyn Producer>)
         })
     }
 
@@ -75,10 +136,12 @@ impl CommitLog for MemoryLog {
     ) -> BoxFuture<'a, Result<Box<dyn TransactionalProducer>, LogError>> {
         Box::pin(async move {
             name::check("transactional id", id)?;
+            self.process.turn().await?;
             let mut state = self.shared.open()?;
             let epoch = state.epochs.entry(id.to_owned()).or_default();
             *epoch += 1;
-            Ok(Box::new(MemoryTransactions::new(&self.shared, id, *epoch)) as Box<dyn TransactionalProducer>)
+            let producer = MemoryTransactions::new(&self.shared, &self.process, id, *epoch);
+            Ok(Box::new(producer) as Box<dyn TransactionalProducer>)
         })
     }
 
@@ -95,7 +158,9 @@ impl CommitLog for MemoryLog {
                     format!("group {group} reads no topic"),
                 ));
             }
-            Ok(Arc::new(MemoryConsumer::join(&self.shared, group, topics)?) as Arc<dyn Consumer>)
+            self.process.turn().await?;
+            let consumer = MemoryConsumer::join(&self.shared, &self.process, group, topics)?;
+            Ok(Arc::new(consumer) as Arc<dyn Consumer>)
         })
     }
 
@@ -105,13 +170,17 @@ impl CommitLog for MemoryLog {
         start: Start,
     ) -> BoxFuture<'a, Result<Box<dyn PartitionReader>, LogError>> {
         Box::pin(async move {
-            let reader = MemoryReader::open(&self.shared, &self.shared.open()?.topics, partition, start)?;
+            self.process.turn().await?;
+            let state = self.shared.open()?;
+            let reader =
+                MemoryReader::open(&self.shared, &self.process, None, &state.topics, partition, start)?;
             Ok(Box::new(reader) as Box<dyn PartitionReader>)
         })
     }
 
     fn end_offsets<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, Result<Vec<Offset>, LogError>> {
         Box::pin(async move {
+            self.process.turn().await?;
             let state = self.shared.open()?;
             Ok(state.topics.partitions(topic)?.iter().map(|partition| partition.end()).collect())
         })
@@ -124,6 +193,7 @@ impl CommitLog for MemoryLog {
     ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
         Box::pin(async move {
             name::check("group", group)?;
+            self.process.turn().await?;
             let state = self.shared.open()?;
             let partitions = state.topics.partition_ids(topic)?;
             let group = state.groups.get(group);

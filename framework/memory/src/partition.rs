@@ -27,10 +27,22 @@ pub(crate) struct Partition {
     newest: Option<Timestamp>,
     /// Where the last record of each key is; kept on compacted topics only.
     last_of_key: BTreeMap<Bytes, Offset>,
+    /// Every record that was ever stored, where someone wants to know.
+    journal: Option<Vec<Arc<Entry>>>,
     grown: Arc<Notify>,
 }
 
 impl Partition {
+    /// A partition that keeps a journal, or not.
+    pub(crate) fn new(journal: bool) -> Self {
+        Self { journal: journal.then(Vec::new), ..Self::default() }
+    }
+
+    /// Every record that was ever stored; none without a journal.
+    pub(crate) fn journal(&self) -> &[Arc<Entry>] {
+        self.journal.as_deref().unwrap_or_default()
+    }
+
     /// The offset after the last record.
     pub(crate) fn end(&self) -> Offset {
         self.end
@@ -53,7 +65,11 @@ impl Partition {
         {
             self.remove(older);
         }
-        self.entries.insert(offset, Arc::new(Entry { offset, record }));
+        let entry = Arc::new(Entry { offset, record });
+        if let Some(journal) = &mut self.journal {
+            journal.push(Arc::clone(&entry));
+        }
+        self.entries.insert(offset, entry);
         self.retain(spec);
         self.grown.notify_waiters();
         offset

@@ -2,7 +2,8 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use aqueduct_core::{
@@ -10,103 +11,170 @@ use aqueduct_core::{
     log::{GroupToken, Outcomes, Position, Producer, Receipt, Settlement, TransactionalProducer},
 };
 use bytes::Bytes;
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, watch},
+use tokio::{runtime::Handle, sync::mpsc};
+
+use crate::{
+    consumer::Membership,
+    plan::{self, Call, Verdict},
+    process::Process,
+    state::{Shared, State},
 };
 
-use crate::{consumer::Membership, faults, state::Shared};
+/// What a producer has told nobody yet.
+#[derive(Debug, Default)]
+struct Untold {
+    /// Keys with a failure whose receipt has not been given, and how many such failures.
+    failed: BTreeMap<(TopicName, Bytes), usize>,
+    /// Batches that a paused program has not sent.
+    stalled: usize,
+}
 
-/// Keys with a failure whose receipt has not been given, and how many such failures.
-type Failed = Arc<Mutex<BTreeMap<(TopicName, Bytes), usize>>>;
-
+/// A batch on its way to its receipt.
 struct Pending {
     receipt: Box<dyn Receipt>,
+    /// Not sent yet: its program is paused.
+    stalled: Option<Vec<NewRecord>>,
     outcomes: Outcomes,
     failed: Vec<(TopicName, Bytes)>,
+    /// The while before the receipt is given.
+    late: Duration,
+}
+
+#[derive(Debug)]
+struct Inner {
+    shared: Arc<Shared>,
+    process: Arc<Process>,
+    untold: Mutex<Untold>,
 }
 
 #[derive(Debug)]
 pub(crate) struct MemoryProducer {
-    shared: Arc<Shared>,
-    failed: Failed,
+    inner: Arc<Inner>,
     pending: mpsc::UnboundedSender<Pending>,
 }
 
 impl MemoryProducer {
     /// Receipts are given by a task, never inside `enqueue`: the caller may hold a lock that its receipt takes.
-    pub(crate) fn open(shared: &Arc<Shared>) -> Result<Self, LogError> {
+    pub(crate) fn open(shared: &Arc<Shared>, process: &Arc<Process>) -> Result<Self, LogError> {
         let runtime = Handle::try_current().map_err(|error| {
             LogError::with_source(LogErrorKind::Configuration, "a producer needs a tokio runtime", error)
         })?;
         let (pending, queue) = mpsc::unbounded_channel();
-        let failed = Failed::default();
-        runtime.spawn(give_receipts(queue, shared.receipts_held.subscribe(), Arc::clone(&failed)));
-        Ok(Self { shared: Arc::clone(shared), failed, pending })
+        let (shared, process, untold) = (Arc::clone(shared), Arc::clone(process), Mutex::default());
+        let inner = Arc::new(Inner { shared, process, untold });
+        runtime.spawn(give_receipts(queue, Arc::clone(&inner)));
+        Ok(Self { inner, pending })
     }
 }
 
-/// Gives receipts in order, until the producer was dropped and each was given.
-async fn give_receipts(
-    mut queue: mpsc::UnboundedReceiver<Pending>,
-    mut held: watch::Receiver<bool>,
-    failed: Failed,
-) {
-    while let Some(pending) = queue.recv().await {
-        // An error says that the log was dropped: nobody is left to release what it holds.
-        let _ = held.wait_for(|held| !held).await;
-        give(pending, &failed);
+/// Gives receipts in order, until the producer was dropped and each was given, or its program was killed.
+async fn give_receipts(mut queue: mpsc::UnboundedReceiver<Pending>, inner: Arc<Inner>) {
+    while let Some(mut pending) = queue.recv().await {
+        plan::wait(pending.late).await;
+        inner.shared.receipts_held.until(|held| !held).await;
+        if inner.process.turn().await.is_err() {
+            return;
+        }
+        if let Some(batch) = pending.stalled.take() {
+            let mut state = inner.shared.lock();
+            let mut untold = inner.untold();
+            untold.stalled -= 1;
+            append(&mut state, &mut untold, batch, &mut pending);
+        }
+        inner.give(pending);
     }
 }
 
-/// The keys are free again before the caller hears of the failure, so that what it publishes next is accepted.
-fn give(pending: Pending, failed: &Failed) {
-    let mut marks = failed.lock().unwrap_or_else(PoisonError::into_inner);
-    for key in pending.failed {
-        if let Some(count) = marks.get_mut(&key) {
-            *count -= 1;
-            if *count == 0 {
-                marks.remove(&key);
+impl Inner {
+    fn untold(&self) -> MutexGuard<'_, Untold> {
+        self.untold.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The keys are free again before the caller hears of the failure, so that what it publishes next is accepted.
+    fn give(&self, pending: Pending) {
+        let mut untold = self.untold();
+        for key in pending.failed {
+            if let Some(count) = untold.failed.get_mut(&key) {
+                *count -= 1;
+                if *count == 0 {
+                    untold.failed.remove(&key);
+                }
             }
         }
+        drop(untold);
+        pending.receipt.complete(pending.outcomes);
     }
-    drop(marks);
-    pending.receipt.complete(pending.outcomes);
+}
+
+/// Appends a batch, record by record, and notes what became of each.
+fn append(state: &mut State, untold: &mut Untold, batch: Vec<NewRecord>, pending: &mut Pending) {
+    for record in batch {
+        let key = record.key.clone().map(|key| (record.topic.clone(), key));
+        let held = key
+            .as_ref()
+            .filter(|key| untold.failed.contains_key(key) && !aqueduct_core::planted("memory-holds-nothing"));
+        let outcome = if state.closed {
+            Err(LogError::new(LogErrorKind::Closed, "the log was closed"))
+        } else if let Some((topic, key)) = held {
+            let key = key.escape_ascii();
+            let message =
+                format!("topic {topic}: an earlier record of key {key} failed, this one was not sent");
+            Err(LogError::new(LogErrorKind::Held, message))
+        } else if let Some(kind) = state.plan.outage(record.topic.as_str()) {
+            Err(plan::error(kind, &record.topic))
+        } else {
+            let fate = state.plan.fate(Call::Append);
+            pending.late = pending.late.max(fate.before).max(fate.after);
+            match fate.verdict {
+                Verdict::Pass => state.topics.append(record, 0),
+                Verdict::Fail(kind) => Err(plan::error(kind, &record.topic)),
+                Verdict::AnswerLost => {
+                    let unknown = plan::error(LogErrorKind::UnknownOutcome, &record.topic);
+                    state.topics.append(record, 0).and(Err(unknown))
+                }
+            }
+        };
+        if outcome.is_err()
+            && let Some(key) = key
+        {
+            *untold.failed.entry(key.clone()).or_default() += 1;
+            pending.failed.push(key);
+        }
+        pending.outcomes.push(outcome);
+    }
 }
 
 impl Producer for MemoryProducer {
     fn enqueue(&self, batch: Vec<NewRecord>, receipt: Box<dyn Receipt>) {
-        let mut state = self.shared.lock();
-        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut pending = Pending { receipt, outcomes: Vec::with_capacity(batch.len()), failed: Vec::new() };
-        for record in batch {
-            let key = record.key.clone().map(|key| (record.topic.clone(), key));
-            let outcome = if state.closed {
-                Err(LogError::new(LogErrorKind::Closed, "the log was closed"))
-            } else if let Some(key) = key.as_ref().filter(|key| failed.contains_key(key)) {
-                let (topic, key) = (&key.0, key.1.escape_ascii());
-                let message =
-                    format!("topic {topic}: an earlier record of key {key} failed, this one was not sent");
-                Err(LogError::new(LogErrorKind::Held, message))
-            } else if let Some(kind) = faults::take(&mut state.plan.appends) {
-                Err(faults::error(kind, &record.topic))
-            } else {
-                state.topics.append(record, 0)
-            };
-            if outcome.is_err()
-                && let Some(key) = key
-            {
-                *failed.entry(key.clone()).or_default() += 1;
-                pending.failed.push(key);
-            }
-            pending.outcomes.push(outcome);
+        if self.inner.process.is_killed() {
+            // Nobody is left to be told.
+            return;
+        }
+        let mut state = self.inner.shared.lock();
+        let mut untold = self.inner.untold();
+        let mut pending = Pending {
+            receipt,
+            stalled: None,
+            outcomes: Vec::with_capacity(batch.len()),
+            failed: Vec::new(),
+            late: Duration::ZERO,
+        };
+        if untold.stalled > 0 || self.inner.process.is_paused() {
+            untold.stalled += 1;
+            pending.stalled = Some(batch);
+        } else {
+            append(&mut state, &mut untold, batch, &mut pending);
         }
         // Sent under the lock, so that receipts keep the order of the records.
         let sent = self.pending.send(pending);
-        drop((state, failed));
-        if let Err(mpsc::error::SendError(pending)) = sent {
+        if let Err(mpsc::error::SendError(mut pending)) = sent {
             // The runtime that gave receipts has ended; whoever publishes from elsewhere still gets its own.
-            give(pending, &self.failed);
+            if let Some(batch) = pending.stalled.take() {
+                untold.stalled -= 1;
+                append(&mut state, &mut untold, batch, &mut pending);
+            }
+            drop((state, untold));
+            self.inner.give(pending);
         }
     }
 }
@@ -114,50 +182,89 @@ impl Producer for MemoryProducer {
 #[derive(Debug)]
 pub(crate) struct MemoryTransactions {
     shared: Arc<Shared>,
+    process: Arc<Process>,
     id: String,
     epoch: u64,
-    /// An outcome was not known: this producer is over.
+    /// An outcome was not known, or nobody waited for it: this producer is over.
     unknown: bool,
 }
 
 impl MemoryTransactions {
-    pub(crate) fn new(shared: &Arc<Shared>, id: &str, epoch: u64) -> Self {
-        Self { shared: Arc::clone(shared), id: id.to_owned(), epoch, unknown: false }
+    pub(crate) fn new(shared: &Arc<Shared>, process: &Arc<Process>, id: &str, epoch: u64) -> Self {
+        let (shared, process) = (Arc::clone(shared), Arc::clone(process));
+        Self { shared, process, id: id.to_owned(), epoch, unknown: false }
     }
 
-    fn commit_now(
+    async fn commit_in_time(
         &mut self,
         records: Vec<NewRecord>,
         settlements: Option<(GroupToken, Vec<Settlement>)>,
     ) -> Result<Vec<Position>, LogError> {
+        self.process.turn().await?;
+        self.check_newest(&*self.shared.open()?)?;
+        if self.unknown {
+            return Err(LogError::new(
+                LogErrorKind::UnknownOutcome,
+                format!("transactional id {}: an earlier outcome is not known, open a new producer", self.id),
+            ));
+        }
+        let fate = self.shared.fate(Call::Transaction);
+        // Who drops the call in the middle does not know its outcome.
+        self.unknown = true;
+        plan::wait(fate.before).await;
+        self.process.turn().await?;
+        let outcome = self.commit_now(records, settlements, fate.verdict);
+        plan::wait(fate.after).await;
+        self.process.turn().await?;
+        self.unknown = matches!(&outcome, Err(error) if error.kind() == LogErrorKind::UnknownOutcome);
+        outcome
+    }
+
+    fn check_newest(&self, state: &State) -> Result<(), LogError> {
         let id = &self.id;
-        let mut state = self.shared.open()?;
-        if state.epochs.get(id) != Some(&self.epoch) {
+        if state.epochs.get(id) != Some(&self.epoch) && !aqueduct_core::planted("memory-old-producer-goes-on")
+        {
             return Err(LogError::new(
                 LogErrorKind::Fenced,
                 format!("transactional id {id}: a newer producer exists"),
             ));
         }
-        if self.unknown {
-            return Err(LogError::new(
-                LogErrorKind::UnknownOutcome,
-                format!("transactional id {id}: an earlier outcome is not known, open a new producer"),
-            ));
+        Ok(())
+    }
+
+    fn commit_now(
+        &self,
+        records: Vec<NewRecord>,
+        settlements: Option<(GroupToken, Vec<Settlement>)>,
+        verdict: Verdict,
+    ) -> Result<Vec<Position>, LogError> {
+        let id = &self.id;
+        let mut state = self.shared.open()?;
+        // Again: a newer producer may have come since it began.
+        self.check_newest(&state)?;
+        let failed = |kind| plan::error(kind, &format_args!("transactional id {id}"));
+        if let Verdict::Fail(kind) = verdict {
+            return Err(failed(kind));
         }
-        if let Some(kind) = faults::take(&mut state.plan.transactions) {
-            self.unknown = kind == LogErrorKind::UnknownOutcome;
-            return Err(faults::error(kind, &format_args!("transactional id {id}")));
+        let committed = match settlements {
+            None => state.commit(records, None),
+            Some((GroupToken(token), settlements)) => {
+                let membership = token
+                    .downcast::<Membership>()
+                    .ok()
+                    .filter(|membership| Arc::ptr_eq(&membership.shared, &self.shared))
+                    .ok_or_else(|| {
+                        let message = format!("transactional id {id}: the group token is not of this log");
+                        LogError::new(LogErrorKind::Configuration, message)
+                    })?;
+                state.commit(records, Some((&membership.group, membership.member, settlements)))
+            }
+        };
+        match verdict {
+            // Nothing was written where the log itself refused it, and the caller does not hear that either.
+            Verdict::AnswerLost => Err(failed(LogErrorKind::UnknownOutcome)),
+            Verdict::Pass | Verdict::Fail(_) => committed,
         }
-        let Some((GroupToken(token), settlements)) = settlements else { return state.commit(records, None) };
-        let membership = token
-            .downcast::<Membership>()
-            .ok()
-            .filter(|membership| Arc::ptr_eq(&membership.shared, &self.shared))
-            .ok_or_else(|| {
-                let message = format!("transactional id {id}: the group token is not of this log");
-                LogError::new(LogErrorKind::Configuration, message)
-            })?;
-        state.commit(records, Some((&membership.group, membership.member, settlements)))
     }
 }
 
@@ -167,6 +274,6 @@ impl TransactionalProducer for MemoryTransactions {
         records: Vec<NewRecord>,
         settlements: Option<(GroupToken, Vec<Settlement>)>,
     ) -> BoxFuture<'_, Result<Vec<Position>, LogError>> {
-        Box::pin(async move { self.commit_now(records, settlements) })
+        Box::pin(self.commit_in_time(records, settlements))
     }
 }

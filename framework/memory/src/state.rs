@@ -10,29 +10,47 @@ use aqueduct_core::{
     group::MemberId,
     log::{LETTER_BYTES, Position, Settlement},
 };
-use tokio::sync::watch;
 
-use crate::{faults::Plan, groups::GroupState, topics::Topics};
+use crate::{
+    groups::GroupState,
+    plan::{self, Call, Fate, Plan},
+    process::Process,
+    switch::Switch,
+    topics::Topics,
+};
 
 /// Shared by the log and every handle of it.
 #[derive(Debug)]
 pub(crate) struct Shared {
     state: Mutex<State>,
     /// Whether receipts wait ([`Faults::hold_receipts`](crate::Faults::hold_receipts)).
-    pub(crate) receipts_held: watch::Sender<bool>,
+    pub(crate) receipts_held: Switch<bool>,
 }
 
 impl Shared {
-    pub(crate) fn new(default_partitions: i32) -> Arc<Self> {
+    pub(crate) fn new(topics: Topics) -> Arc<Self> {
         let state = State {
             closed: false,
-            topics: Topics::new(default_partitions),
+            topics,
             groups: BTreeMap::new(),
             epochs: BTreeMap::new(),
             next_member: 0,
+            next_process: 0,
             plan: Plan::default(),
         };
-        Arc::new(Self { state: Mutex::new(state), receipts_held: watch::Sender::new(false) })
+        Arc::new(Self { state: Mutex::new(state), receipts_held: Switch::new(false) })
+    }
+
+    /// A program of its own.
+    pub(crate) fn process(&self) -> Arc<Process> {
+        let mut state = self.lock();
+        state.next_process += 1;
+        Arc::new(Process::new(state.next_process))
+    }
+
+    /// Decides what becomes of a call.
+    pub(crate) fn fate(&self, call: Call) -> Fate {
+        self.lock().plan.fate(call)
     }
 
     /// The state, of a log that is open.
@@ -59,6 +77,7 @@ pub(crate) struct State {
     /// The newest producer of each transactional id.
     pub(crate) epochs: BTreeMap<String, u64>,
     pub(crate) next_member: MemberId,
+    next_process: u64,
     pub(crate) plan: Plan,
 }
 
@@ -73,6 +92,11 @@ impl State {
         Ok((self.groups.get_mut(name).ok_or_else(|| no_group(name))?, &self.topics))
     }
 
+    /// All groups, and the topics that their changes need.
+    pub(crate) fn groups_mut(&mut self) -> (&mut BTreeMap<String, GroupState>, &Topics) {
+        (&mut self.groups, &self.topics)
+    }
+
     /// Appends and settles as one: everything is checked before anything is changed.
     pub(crate) fn commit(
         &mut self,
@@ -81,10 +105,17 @@ impl State {
     ) -> Result<Vec<Position>, LogError> {
         for record in &records {
             self.topics.check(record, LETTER_BYTES)?;
+            if let Some(kind) = self.plan.outage(record.topic.as_str()) {
+                return Err(plan::error(kind, &record.topic));
+            }
         }
         if let Some((group, member, settlements)) = &settlements {
             let state = self.group(group)?;
+            state.check_client(*member)?;
             for settlement in settlements {
+                if aqueduct_core::planted("memory-commits-for-anybody") {
+                    continue;
+                }
                 state.check(group, *member, settlement, &self.topics)?;
             }
         }

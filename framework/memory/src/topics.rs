@@ -29,14 +29,14 @@ struct Topic {
 pub(crate) struct Topics {
     default_partitions: i32,
     next_id: Uuid,
+    journal: bool,
     topics: BTreeMap<TopicName, Topic>,
 }
 
 impl Topics {
-    pub(crate) fn new(default_partitions: i32) -> Self {
-        // Another log than any before it: a database that outlives the process must not take these topics for
-        // those that it has positions of.
-        Self { default_partitions, next_id: Uuid::now_v7(), topics: BTreeMap::new() }
+    /// `first` is the id of the first topic.
+    pub(crate) fn new(default_partitions: i32, first: Uuid) -> Self {
+        Self { default_partitions, next_id: first, journal: false, topics: BTreeMap::new() }
     }
 
     /// Makes a topic unless it is there.
@@ -54,9 +54,18 @@ impl Topics {
         spec.partitions = Some(count);
         let info = TopicInfo { id: self.next_id, spec };
         self.next_id = Uuid::from_u128(self.next_id.as_u128().wrapping_add(1));
-        let partitions = (0..count).map(|_| Partition::default()).collect();
+        let partitions = (0..count).map(|_| Partition::new(self.journal)).collect();
         self.topics.insert(info.spec.name.clone(), Topic { info: info.clone(), partitions, spread: 0 });
         Ok(info)
+    }
+
+    /// Topics that are made from now on keep a journal.
+    pub(crate) fn keep_journal(&mut self) {
+        self.journal = true;
+    }
+
+    pub(crate) fn names(&self) -> Vec<TopicName> {
+        self.topics.keys().cloned().collect()
     }
 
     pub(crate) fn describe(&self, name: &TopicName) -> Option<TopicInfo> {

@@ -142,7 +142,7 @@ fn embedded(machine: Machine, common: &Common) -> anyhow::Result<()> {
         }
     }
     let missed: Vec<_> = results.iter().filter(|row| row.met == Some(false)).map(|row| row.name).collect();
-    finish(common, Printed { machine, results }, &missed)
+    finish(common, &Printed { machine, results }, &missed)
 }
 
 fn curves(machine: Machine, common: &Common) -> anyhow::Result<()> {
@@ -154,7 +154,7 @@ fn curves(machine: Machine, common: &Common) -> anyhow::Result<()> {
         results.push(curve);
     }
     let missed: Vec<_> = results.iter().filter(|curve| !curve.met).map(|curve| curve.axis.name()).collect();
-    finish(common, Printed { machine, results }, &missed)
+    finish(common, &Printed { machine, results }, &missed)
 }
 
 fn known(common: &Common, names: &[&str]) -> anyhow::Result<()> {
@@ -168,10 +168,10 @@ fn known(common: &Common, names: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn finish<T: Serialize>(common: &Common, printed: Printed<T>, missed: &[&str]) -> anyhow::Result<()> {
+fn finish<T: Serialize>(common: &Common, printed: &Printed<T>, missed: &[&str]) -> anyhow::Result<()> {
     if let Some(path) = &common.json {
         let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-        serde_json::to_writer_pretty(file, &printed)?;
+        serde_json::to_writer_pretty(file, printed)?;
     }
     if common.quick {
         println!("\nquick: figures of so few events mean little");

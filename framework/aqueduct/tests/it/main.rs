@@ -1,5 +1,6 @@
 //! What a user of the one crate meets first: the URL, the derive, the first publish.
 #![cfg(all(feature = "embedded", feature = "memory"))]
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test says what went wrong by where it panics")]
 
 #[cfg(all(feature = "app", feature = "sqlite"))]
 mod positions;

@@ -1,4 +1,4 @@
-//! R4: a subscription with a database keeps its position there.
+//! R4: a subscription with a database keeps its position there, and what it publishes is part of its transactions.
 
 use std::{path::Path, time::Duration};
 
@@ -16,12 +16,27 @@ async fn apply(event: Deposited, tx: Tx<Sqlite>) -> Handled {
     Ok(())
 }
 
+/// What a deposit causes.
+#[derive(Serialize, Deserialize, Event)]
+#[event(name = "bank.Confirmed", topic = "confirmations", key = number)]
+struct Confirmed {
+    number: i64,
+}
+
+/// The commit of number 0 fails, whatever the handler says.
+async fn confirm(event: Deposited, tx: Tx<Sqlite>) -> Handled<Confirmed> {
+    tx.execute("INSERT INTO applied SELECT ?1 WHERE ?1 > 0", [event.number])?;
+    tx.execute("INSERT INTO child SELECT 404 WHERE ?1 = 0", [event.number])?;
+    Ok(Confirmed { number: event.number })
+}
+
 async fn number(database: &Database, sql: &'static str) -> i64 {
     database.read(move |conn| conn.query_row(sql, [], |row| row.get(0))).await.unwrap()
 }
 
 async fn open(path: &Path) -> Database {
-    let schema = "CREATE TABLE IF NOT EXISTS applied (number INTEGER PRIMARY KEY)";
+    let schema = "CREATE TABLE IF NOT EXISTS applied (number INTEGER PRIMARY KEY);
+        CREATE TABLE IF NOT EXISTS child (parent INTEGER REFERENCES applied (number) DEFERRABLE INITIALLY DEFERRED)";
     Database::open(path, schema).await.unwrap()
 }
 
@@ -76,4 +91,29 @@ async fn the_database_decides_where_reading_starts() {
     publish(&bus, 5..10).await;
     run_until(&bus, &database, 10).await;
     run_until(&bus, &open(&copy).await, 10).await;
+}
+
+/// P4, P5. Red when what a handler returns is published beside its transaction: the commit may fail.
+#[tokio::test]
+async fn what_a_handler_returns_is_published_only_if_its_transaction_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = aqueduct::connect("memory:").await.unwrap();
+    let database = open(&folder.path().join("bank.db")).await;
+    for account in 0..2 {
+        bus.publish(&Deposited { account, number: i64::from(account) }).await.unwrap();
+    }
+    let subscription = Subscription::builder("bank").on(confirm);
+    let app = App::builder("bank").log(&bus).database(&database).subscribe(subscription).build().unwrap();
+    let (status, (stop, stopped)) = (app.status(), tokio::sync::oneshot::channel::<()>());
+    let running = tokio::spawn(app.run(stopped));
+    let both_were_tried = async {
+        while status.subscriptions()[0].retried == 0 || status.subscriptions()[0].ended == 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), both_were_tried).await.expect("both were tried");
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+    let topic = aqueduct::TopicName::new("confirmations").unwrap();
+    assert_eq!(bus.log().end_offsets(&topic).await.unwrap().into_iter().sum::<i64>(), 1);
 }

@@ -4,5 +4,6 @@
 
 mod contract;
 mod faults;
+mod processes;
 mod retention;
 mod tools;

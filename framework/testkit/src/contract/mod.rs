@@ -8,6 +8,7 @@ mod group;
 mod hand_over;
 mod read;
 mod refuse;
+mod shared;
 mod tools;
 mod transaction;
 
@@ -30,6 +31,11 @@ pub use read::{
 };
 pub use refuse::{
     a_closed_log_says_so, bad_names_are_refused, missing_topics_are_named, topics_stay_what_they_are,
+};
+pub use shared::{
+    a_closed_log_hands_over, a_leaver_elsewhere_is_taken_over, a_stale_generation_elsewhere_commits_nothing,
+    a_stale_generation_elsewhere_settles_nothing, churn_gives_no_generation_twice,
+    members_elsewhere_share_partitions, what_others_make_is_seen,
 };
 pub use transaction::{
     a_broken_transaction_writes_nothing, a_newer_producer_fences_the_older,
@@ -93,6 +99,33 @@ macro_rules! contract_tests {
         async fn $case() {
             let (log, _kept) = $make().await;
             $crate::contract::$case(log).await;
+        }
+    )+};
+}
+
+/// One `#[tokio::test]` per promise about groups whose members join through different handles of one log, as different
+/// processes do: for a log whose capabilities say `shared_groups`.
+///
+/// The argument is the path of an `async fn() -> ([Arc<dyn CommitLog>; 2], T)` that opens an empty log twice, in the
+/// way in which two processes do.
+#[macro_export]
+macro_rules! shared_group_tests {
+    ($make:path) => {
+        $crate::shared_group_tests! { $make:
+            a_closed_log_hands_over,
+            a_leaver_elsewhere_is_taken_over,
+            a_stale_generation_elsewhere_commits_nothing,
+            a_stale_generation_elsewhere_settles_nothing,
+            churn_gives_no_generation_twice,
+            members_elsewhere_share_partitions,
+            what_others_make_is_seen,
+        }
+    };
+    ($make:path: $($case:ident),+ $(,)?) => {$(
+        #[::tokio::test]
+        async fn $case() {
+            let (logs, _kept) = $make().await;
+            $crate::contract::$case(logs).await;
         }
     )+};
 }
