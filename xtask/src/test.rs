@@ -5,7 +5,7 @@ use std::process::Command;
 use anyhow::ensure;
 
 use crate::{
-    chaos, kills,
+    bugs, chaos, kills,
     run::{answers, command, step},
 };
 
@@ -31,6 +31,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     } else {
         println!("\n== SKIPPED: cargo deny is not installed (cargo install cargo-deny)");
     }
+    bugs::schedules()?;
+    bugs::run(&bugs::Options::default())?;
     chaos::run(&chaos::Options::short())?;
     // The whole path, killed five times, judged by the program that links none of our crates.
     let state = "target/test-kills".into();

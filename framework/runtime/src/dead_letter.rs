@@ -44,9 +44,8 @@ pub(crate) fn letter(
     if aqueduct_core::planted("letter-drops-headers") {
         headers = aqueduct_core::record::HeadersBuilder::new();
     }
-    let mut put = |name: &str, value: &dyn Display| {
-        headers.push(name.as_bytes(), Some(value.to_string().as_bytes()))
-    };
+    let mut put =
+        |name: &str, value: &dyn Display| headers.push(name.as_bytes(), Some(value.to_string().as_bytes()));
     put("aqueduct_dead_format", &1);
     put("aqueduct_dead_reason", &shorten(reason));
     put("aqueduct_dead_topic", record.topic());

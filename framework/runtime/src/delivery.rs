@@ -171,7 +171,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
             }
             Ok(Ok(Poll::Pending)) => InPlace::Waits(Started { route, slot }),
             Ok(Err(error)) => InPlace::Over(refused(error)),
-            Err(panic) if aqueduct_core::planted("panic-ends-the-partition") => std::panic::resume_unwind(panic),
+            Err(panic) if aqueduct_core::planted("panic-ends-the-partition") => {
+                std::panic::resume_unwind(panic)
+            }
             Err(panic) => {
                 discard(slot);
                 InPlace::Over(Attempted::Failed(panicked(&*panic)))
@@ -441,7 +443,9 @@ impl Delivery<'_> {
         match transaction.commit().await {
             Ok(()) => Attempted::Ended,
             Err(CommitError::Refused(error)) => Attempted::Failed(error),
-            Err(CommitError::Unknown(_)) if aqueduct_core::planted("unknown-commit-taken-as-done") => Attempted::Ended,
+            Err(CommitError::Unknown(_)) if aqueduct_core::planted("unknown-commit-taken-as-done") => {
+                Attempted::Ended
+            }
             Err(CommitError::Unknown(error)) => {
                 match self.effects.ended(self.claim, self.place, Some(self.mark)).await {
                     Ok(true) => Attempted::Ended,

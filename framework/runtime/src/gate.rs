@@ -2,7 +2,8 @@
 //! sized for, so that the client never refuses (its refusal would reorder).
 //!
 //! While the log is idle a publish is sent at once; while a batch is in flight, what is published is gathered and sent
-//! as one batch when that has been answered, or when it is full.
+//! as the next. One batch is in flight at a time: with two, a record of the second could be stored after one of its key
+//! in the first had failed and before the gate heard of it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -20,11 +21,8 @@ use tokio::sync::mpsc;
 
 use crate::sync::{Mutex, MutexGuard};
 
-/// In flight at most, in records and bytes; below the queue of any log we use.
-pub(crate) const MAX_RECORDS: usize = if cfg!(feature = "shuttle") { 4 } else { 50_000 };
-const MAX_BYTES: usize = 64 * 1024 * 1024;
-/// A batch of this size is full: it does not wait for the one before it.
-const BATCH_RECORDS: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
+/// A batch of this size takes no further caller; below the queue of any log we use.
+pub(crate) const BATCH_RECORDS: usize = if cfg!(feature = "shuttle") { 2 } else { 4_096 };
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// What must not be overtaken: a key within a topic.
@@ -45,8 +43,6 @@ pub(crate) struct Gate {
 struct State {
     /// In flight.
     batches: usize,
-    records: usize,
-    bytes: usize,
     /// Records and callers of the last batch.
     gathered: (usize, usize),
     /// What has taken its place and is not sent yet; only the last batch grows.
@@ -122,18 +118,12 @@ impl State {
 
     /// Takes the next batch to send, if one may be.
     fn next(&mut self) -> Option<Batch> {
-        let first = self.queue.front()?;
-        let gathers = self.batches > 0 && self.queue.len() == 1 && !first.is_full();
-        let fits = self.records + first.records.len() <= MAX_RECORDS && self.bytes + first.bytes <= MAX_BYTES;
-        let unbounded = aqueduct_core::planted("gate-without-bound");
-        if gathers || (!fits && self.batches > 0 && !unbounded) {
+        if self.batches > 0 && !aqueduct_core::planted("gate-without-bound") {
             return None;
         }
         let last_first = aqueduct_core::planted("gate-last-in-first-out");
         let batch = if last_first { self.queue.pop_back()? } else { self.queue.pop_front()? };
         self.batches += 1;
-        self.records += batch.records.len();
-        self.bytes += batch.bytes;
         Some(batch)
     }
 
@@ -219,14 +209,10 @@ impl Gate {
             return;
         }
         state.pumping = true;
-        while let Some(Batch { records, bytes, callers }) = state.next() {
-            let keys = records.iter().map(ordered).collect();
-            let sent = Sent { gate: Arc::clone(self), callers, keys, bytes };
-            if cfg!(feature = "shuttle") {
-                self.producer.enqueue(records, Box::new(sent));
-                continue;
-            }
+        while let Some(Batch { records, callers, .. }) = state.next() {
             drop(state);
+            let keys = records.iter().map(ordered).collect();
+            let sent = Sent { gate: Arc::clone(self), callers, keys };
             self.producer.enqueue(records, Box::new(sent));
             state = lock(&self.state);
         }
@@ -254,14 +240,12 @@ struct Sent {
     gate: Arc<Gate>,
     callers: Vec<(usize, Arc<Mutex<Ticket>>)>,
     keys: Vec<Option<Ordered>>,
-    bytes: usize,
 }
 
 impl Receipt for Sent {
     fn complete(self: Box<Self>, mut outcomes: Outcomes) {
         outcomes.resize_with(self.keys.len(), || Err(no_outcome()));
         let gate = Arc::clone(&self.gate);
-        let (records, bytes) = (self.keys.len(), self.bytes);
         let failed: Vec<Ordered> = self
             .keys
             .iter()
@@ -295,8 +279,6 @@ impl Receipt for Sent {
         // After the callers were told: what they publish next goes with what was gathered.
         let mut state = lock(&gate.state);
         state.batches = state.batches.saturating_sub(1);
-        state.records = state.records.saturating_sub(records);
-        state.bytes = state.bytes.saturating_sub(bytes);
         gate.pump(state);
     }
 }

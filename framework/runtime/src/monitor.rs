@@ -90,11 +90,15 @@ impl Monitor {
                 let stall = stall.or_else(|| self.outage_of(owned, now));
                 let told = partition.stall.as_ref().map(|stall| stall.kind);
                 let found = stall.as_ref().map(|(kind, ..)| *kind);
-                if told != found && let Some((kind, since, reason)) = &stall {
+                if told != found
+                    && let Some((kind, since, reason)) = &stall
+                {
                     tracing::warn!(partition = %id, ?kind, since = ?(now - *since), reason, "no progress");
                 }
-                partition.stall = stall.map(|(kind, since, reason)| {
-                    Stall { kind, since: clock.saturating_sub(now - since), reason }
+                partition.stall = stall.map(|(kind, since, reason)| Stall {
+                    kind,
+                    since: clock.saturating_sub(now - since),
+                    reason,
                 });
             }
         }
@@ -173,7 +177,8 @@ impl Monitor {
                 };
                 let read = owned.progress.read.load(Ordering::Relaxed);
                 lives &= read >= end || owned.progress.given.load(Ordering::Relaxed);
-                let starves = read < end && owned.progress.hungry.load(Ordering::Relaxed) && !owned.is_closed();
+                let starves =
+                    read < end && owned.progress.hungry.load(Ordering::Relaxed) && !owned.is_closed();
                 watch.behind = match watch.behind {
                     _ if !starves => None,
                     Some((stood, since)) if stood == read => Some((stood, since)),
@@ -184,7 +189,10 @@ impl Monitor {
                 {
                     return Err(LogError::new(
                         LogErrorKind::Unreachable,
-                        format!("{id} has records up to {end}, and the client has given none beyond {stood} for {:?}", now - since),
+                        format!(
+                            "{id} has records up to {end}, and the client has given none beyond {stood} for {:?}",
+                            now - since
+                        ),
                     ));
                 }
             }

@@ -67,9 +67,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         }
         let hold = self.shared.subscription.hold_at_most;
         let works = head.failing.as_ref().is_none_or(|(failing, since)| {
-            failing.others_succeed()
-                || since.elapsed() >= hold
-                || aqueduct_core::planted("outage-is-poison")
+            failing.others_succeed() || since.elapsed() >= hold || aqueduct_core::planted("outage-is-poison")
         });
         let asked = match error.outcome() {
             Outcome::RetryAfter(_) if aqueduct_core::planted("retry-after-ignored") => None,
@@ -182,7 +180,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
     /// A key that waits for its next attempt may hold a quarter of the window; beyond it, it is parked until then. In an
     /// outage it stays: parking would move the whole topic.
     fn park_if_crowded(&mut self, id: LaneId) -> Result<(), Halt> {
-        let Some(lane) = self.lanes.get(id).filter(|_| !aqueduct_core::planted("crowded-key-not-parked")) else {
+        let Some(lane) = self.lanes.get(id).filter(|_| !aqueduct_core::planted("crowded-key-not-parked"))
+        else {
             return Ok(());
         };
         let State::Backoff { until, reason, outage: false } = &lane.head.state else { return Ok(()) };
@@ -270,7 +269,13 @@ impl<S: Send + Sync + 'static> Partition<S> {
         self.copy_behind(key, sequence, record, first)
     }
 
-    fn copy_behind(&mut self, key: &KeyBytes, sequence: u64, record: Record, first: Offset) -> Result<(), Halt> {
+    fn copy_behind(
+        &mut self,
+        key: &KeyBytes,
+        sequence: u64,
+        record: Record,
+        first: Offset,
+    ) -> Result<(), Halt> {
         self.parked.copying(key).map_err(Halt::Stop)?;
         let reason = format!("its key is parked, since offset {first}");
         let (key, sequence) = (KeyBytes::clone(key), Some(sequence));
@@ -334,7 +339,13 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 };
                 failures += 1;
                 let delay = shared.subscription.retry.delay(failures, shared.bus.environment().random_u64());
-                tracing::warn!(subscription = shared.subscription.name, ?place, reason, ?delay, "waiting for an outage to end");
+                tracing::warn!(
+                    subscription = shared.subscription.name,
+                    ?place,
+                    reason,
+                    ?delay,
+                    "waiting for an outage to end"
+                );
                 shared.board.partition(&assigned.partition, |partition| partition.waiting = Some(reason));
                 tokio::time::sleep(delay).await;
             }

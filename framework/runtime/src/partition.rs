@@ -334,8 +334,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let (shared, assigned) = (Arc::clone(&self.shared), Arc::clone(&self.assigned));
         let blocks = shared.route_of(&record).is_some_and(|route| shared.blocks(route));
         let attempt = async move {
-            let (attempted, slot) =
-                shared.attempt(&assigned, &record, place, attempt, begun, returned).await;
+            let (attempted, slot) = shared.attempt(&assigned, &record, place, attempt, begun, returned).await;
             drop(permit);
             Finished::Attempt { lane, attempted, slot }
         };
@@ -406,7 +405,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
             // Who waits in line comes first.
             let free = if self.lanes.has_ready() { None } else { permit.take().or_else(|| self.try_place()) };
             let Some(free) = free else {
-                let id = self.lanes.open(record.key().map(KeyBytes::from), Head::new(record, Origin::Live(sequence)));
+                let id = self
+                    .lanes
+                    .open(record.key().map(KeyBytes::from), Head::new(record, Origin::Live(sequence)));
                 self.lanes.make_ready(id);
                 continue;
             };
@@ -518,7 +519,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
     /// Takes in how far the settled offset has been stored.
     fn look_at_stored(&mut self) {
         let stored = self.progress.stored.load(Ordering::Acquire);
-        while let Some((_, sequence)) = self.unstored.front().copied().filter(|(offset, _)| *offset <= stored) {
+        while let Some((_, sequence)) = self.unstored.front().copied().filter(|(offset, _)| *offset <= stored)
+        {
             self.unstored.pop_front();
             self.stored = sequence;
         }
@@ -608,7 +610,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
             return;
         }
         // Under load a window is full for moments; only one that holds many deliveries of one key is worth a word.
-        let Some((lane, queued)) = self.lanes.longest().and_then(|(id, queued)| Some((self.lanes.get(id)?, queued)))
+        let Some((lane, queued)) =
+            self.lanes.longest().and_then(|(id, queued)| Some((self.lanes.get(id)?, queued)))
         else {
             return;
         };

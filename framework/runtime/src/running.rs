@@ -313,7 +313,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             };
             tasks.push((id.clone(), generation, task));
             let (stored, revoking, closed, fenced) = (-1, false, false, false);
-            let owned = Owned { generation, claim, wish, progress, releases, stored, revoking, closed, fenced };
+            let owned =
+                Owned { generation, claim, wish, progress, releases, stored, revoking, closed, fenced };
             if let Some(older) = self.partitions.insert(id, owned) {
                 older.wish(Wish::Lost);
             }

@@ -146,7 +146,10 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
                     result.map_err(fail)?;
                     match closed {
                         Ok(closed) => closed.map_err(fail)?,
-                        Err(_) => tracing::warn!(subscription = name, "the log did not let it leave its group in time"),
+                        Err(_) => tracing::warn!(
+                            subscription = name,
+                            "the log did not let it leave its group in time"
+                        ),
                     }
                     return Ok(Drained { unfinished: running.unfinished });
                 }

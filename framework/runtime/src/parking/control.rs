@@ -55,7 +55,11 @@ fn record(control: &TopicName, message: &Message, now: Timestamp) -> Result<NewR
 }
 
 /// The record that asks.
-pub(crate) fn ask(control: &TopicName, asked: &Asked, now: Timestamp) -> Result<NewRecord, serde_json::Error> {
+pub(crate) fn ask(
+    control: &TopicName,
+    asked: &Asked,
+    now: Timestamp,
+) -> Result<NewRecord, serde_json::Error> {
     let key = asked.key.iter().fold(String::new(), |mut hex, byte| {
         // Writing to a String cannot fail.
         let _ = write!(hex, "{byte:02x}");
@@ -177,7 +181,9 @@ mod tests {
         assert_eq!(read(&record.value.unwrap()).unwrap(), (asked.id, Some(asked.clone())));
         let record = done(&control, asked.id, Some("no".to_owned()), Timestamp::default()).unwrap();
         assert_eq!(read(&record.value.unwrap()).unwrap(), (asked.id, None));
-        for bad in ["", "{}", r#"{"format":2,"release":"00000000-0000-0000-0000-000000000000","what":"done"}"#] {
+        for bad in
+            ["", "{}", r#"{"format":2,"release":"00000000-0000-0000-0000-000000000000","what":"done"}"#]
+        {
             assert!(read(bad.as_bytes()).is_err(), "{bad}");
         }
     }

@@ -4,11 +4,7 @@
 //! `[u8 format = 1][u32 LE length of the description][description, JSON][key][headers][value]`, where the description
 //! says how long the parts are; headers are a block as [`Headers`] keeps it. A record without a value is an end mark.
 
-use aqueduct_core::{
-    BoxError, Headers, Record, Timestamp, TopicName,
-    log::Offset,
-    record::OwnedRecord,
-};
+use aqueduct_core::{BoxError, Headers, Record, Timestamp, TopicName, log::Offset, record::OwnedRecord};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;

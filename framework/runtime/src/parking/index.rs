@@ -72,7 +72,11 @@ impl ParkedKeys {
 
     /// The key, if it is parked.
     pub(crate) fn get(&self, key: &[u8]) -> Option<KeyBytes> {
-        if self.keys.is_empty() { None } else { self.keys.get_key_value(key).map(|(key, _)| KeyBytes::clone(key)) }
+        if self.keys.is_empty() {
+            None
+        } else {
+            self.keys.get_key_value(key).map(|(key, _)| KeyBytes::clone(key))
+        }
     }
 
     /// A record of the key goes to the log. The error says which cap it would break.

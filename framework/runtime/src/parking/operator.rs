@@ -65,7 +65,8 @@ pub enum ReleaseError {
 pub async fn parked(bus: &Bus, group: &str, topic: &TopicName) -> Result<Vec<ParkedKey>, LogError> {
     let log = bus.log();
     let place = super::topic_of(group, topic)?;
-    let (Some(source), Some(_)) = (log.describe_topic(topic).await?, log.describe_topic(&place).await?) else {
+    let (Some(source), Some(_)) = (log.describe_topic(topic).await?, log.describe_topic(&place).await?)
+    else {
         return Ok(Vec::new());
     };
     let mut keys = Vec::new();

@@ -39,7 +39,8 @@ pub(crate) async fn rebuild(
         return Ok(rebuilt);
     }
     let ends = log.end_offsets(&topic).await?;
-    let end = usize::try_from(source.partition).ok().and_then(|number| ends.get(number).copied()).unwrap_or(0);
+    let end =
+        usize::try_from(source.partition).ok().and_then(|number| ends.get(number).copied()).unwrap_or(0);
     let place = PartitionId { topic, partition: source.partition };
     let mut reader = log.cursor(&place, Start::Earliest).await?;
     let mut found: BTreeMap<Offset, (KeyBytes, Copy)> = BTreeMap::new();

@@ -43,7 +43,8 @@ async fn a_record_that_fails_for_good_is_kept_byte_for_byte_with_its_reason() {
     let bench = Bench::new(2).await;
     let seen = Seen::default();
     bench.bus.publish_all(&[1, 2, 3].map(|number| step("a", number))).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(refuse).then(OnFailure::DeadLetter), seen.clone());
+    let running =
+        bench.run(Subscription::builder("steps").on(refuse).then(OnFailure::DeadLetter), seen.clone());
     running.ended(3).await;
     assert_eq!(seen.of("a"), [1, 3], "successors of a dead letter go on");
     assert_eq!(running.status().dead_letters, 1);
@@ -113,7 +114,10 @@ async fn what_cannot_be_decoded_is_set_aside_with_the_reason() {
         bench.append(record.clone()).await;
     }
     bench.bus.publish(&step("z", 9)).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(note).then(OnFailure::DeadLetter).max_record_bytes(100_000), seen.clone());
+    let running = bench.run(
+        Subscription::builder("steps").on(note).then(OnFailure::DeadLetter).max_record_bytes(100_000),
+        seen.clone(),
+    );
     running.ended(11).await;
     assert_eq!(seen.all(), [("z".to_owned(), 9)]);
     running.end().await;
@@ -141,8 +145,10 @@ async fn hostile_payloads_are_set_aside() {
     bench.append(record.clone()).await;
     record.value = Some(vec![b' '; 900_000].into());
     bench.append(record).await;
-    let running =
-        bench.run(Subscription::builder("steps").on(note).then(OnFailure::DeadLetter).max_record_bytes(200_000), Seen::default());
+    let running = bench.run(
+        Subscription::builder("steps").on(note).then(OnFailure::DeadLetter).max_record_bytes(200_000),
+        Seen::default(),
+    );
     running.ended(3).await;
     running.end().await;
     let reasons: Vec<_> = bench
@@ -211,8 +217,13 @@ async fn a_panic_is_one_failed_attempt() {
     let bench = Bench::new(1).await;
     let seen = Seen::default();
     bench.bus.publish_all(&["a", "b", "c"].map(|key| step(key, 1))).await.unwrap();
-    let running = bench
-        .run(Subscription::builder("steps").on(panics).then(OnFailure::DeadLetter).retry(Retry::exponential().attempts(3)), seen.clone());
+    let running = bench.run(
+        Subscription::builder("steps")
+            .on(panics)
+            .then(OnFailure::DeadLetter)
+            .retry(Retry::exponential().attempts(3)),
+        seen.clone(),
+    );
     running.ended(3).await;
     assert_eq!((seen.of("a"), seen.of("b"), seen.of("c")), (vec![1], vec![], vec![1]));
     running.end().await;
@@ -235,7 +246,8 @@ async fn nothing_is_settled_past_a_dead_letter_that_was_not_stored() {
     let seen = Seen::default();
     bench.log.faults().fail_next_transactions(1_000, LogErrorKind::Unreachable);
     bench.bus.publish_all(&["a", "b"].map(|key| step(key, 1))).await.unwrap();
-    let running = bench.run(Subscription::builder("steps").on(fail).then(OnFailure::DeadLetter), seen.clone());
+    let running =
+        bench.run(Subscription::builder("steps").on(fail).then(OnFailure::DeadLetter), seen.clone());
     running.ended(1).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!((bench.settled().await, seen.of("b")), (0, vec![1]));
@@ -261,12 +273,11 @@ async fn the_policy_stop_stops_the_partition_and_says_so() {
     let bench = Bench::new(1).await;
     bench.bus.publish_all(&[1, 2, 3].map(|number| step("a", number))).await.unwrap();
     let seen = Seen::default();
-    let subscription =
-        Subscription::builder("steps")
-            .on(fail)
-            .retry(Retry::exponential().attempts(2))
-            .hold_at_most(Duration::ZERO)
-            .then(OnFailure::Stop);
+    let subscription = Subscription::builder("steps")
+        .on(fail)
+        .retry(Retry::exponential().attempts(2))
+        .hold_at_most(Duration::ZERO)
+        .then(OnFailure::Stop);
     let running = bench.run(subscription, seen.clone());
     crate::support::until(|| !running.status().ready() && running.status().joined).await;
     let stopped = running.status().partitions.values().next().unwrap().stopped.clone();

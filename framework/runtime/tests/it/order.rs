@@ -120,9 +120,8 @@ async fn returned_events_are_published_under_ids_derived_from_the_delivery() {
         bench.log.faults().lose(group).unwrap();
     }
     let records = bench.records("echoes").await;
-    let read = |index: usize| {
-        aqueduct_core::cloudevents::Incoming::read(&records[index], None).unwrap().envelope()
-    };
+    let read =
+        |index: usize| aqueduct_core::cloudevents::Incoming::read(&records[index], None).unwrap().envelope();
     let ids: Vec<EventId> = (0..records.len()).map(|index| read(index).id).collect();
     assert_eq!(ids.len(), 6);
     assert_eq!(ids[0..2], ids[2..4], "the same group again");

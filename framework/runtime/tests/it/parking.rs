@@ -46,7 +46,7 @@ impl Bench {
     }
 }
 
-/// P2, P6. Red when `admit` does not ask whether the key is parked: 3 then overtakes 2.
+/// P2, P6. Red when `park` leaves the lane's queue where it was.
 #[tokio::test(start_paused = true)]
 async fn a_failing_key_waits_with_its_successors_and_others_go_on() {
     let bench = Bench::new(1).await;
@@ -159,7 +159,11 @@ async fn nothing_is_settled_past_a_copy_that_was_not_stored() {
     let status = running.status();
     let partition = status.partitions.values().next().unwrap();
     assert!(
-        partition.waiting.as_deref().unwrap().starts_with("the parked copy of steps/0@0 cannot be stored now"),
+        partition
+            .waiting
+            .as_deref()
+            .unwrap()
+            .starts_with("the parked copy of steps/0@0 cannot be stored now"),
         "{partition:?}"
     );
     assert!(partition.stall.is_some() && !status.ready());
@@ -274,8 +278,7 @@ async fn a_waiting_key_does_not_fill_the_window() {
     events.push(step("ok", 1));
     bench.bus.publish_all(&events).await.unwrap();
     let retry = Retry::exponential().attempts(1_000).initial(Duration::from_secs(5));
-    let running =
-        bench.run(Subscription::builder("steps").on(slow).window(40).retry(retry), shop.clone());
+    let running = bench.run(Subscription::builder("steps").on(slow).window(40).retry(retry), shop.clone());
     until(|| shop.seen.of("ok").len() == 2).await;
     assert!(bench.parked().await[0].due.is_some());
     shop.well.store(true, Ordering::Relaxed);
@@ -285,7 +288,7 @@ async fn a_waiting_key_does_not_fill_the_window() {
     assert_eq!(bench.parked().await, []);
 }
 
-/// P9, P4: an evicted member parks nothing. Red when copies are written without the settlement.
+/// P9: after a loss the new owner parks what the old one could not. `a_woken_member_parks_nothing` has the fence.
 #[tokio::test(start_paused = true)]
 async fn an_evicted_member_parks_nothing() {
     let bench = Bench::new(1).await;

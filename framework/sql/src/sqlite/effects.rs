@@ -4,9 +4,7 @@ use std::sync::Arc;
 
 use aqueduct_core::{
     BoxFuture,
-    effects::{
-        Begin, Claim, Effects, EffectsError, EventMark, OutboxStatus, Place, Relay, Scope, Taken,
-    },
+    effects::{Begin, Claim, Effects, EffectsError, EventMark, OutboxStatus, Place, Relay, Scope, Taken},
     log::Offset,
 };
 
