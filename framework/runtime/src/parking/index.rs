@@ -268,7 +268,7 @@ mod tests {
         parked.found(&key, 4, Copy { at: 0, due: Some(at(10)) });
         parked.found(&key, 5, COPY);
         assert_eq!((parked.next_due(), parked.wake_due(at(9))), (Some(at(10)), Vec::new()));
-        assert_eq!(parked.wake_due(at(10)), [key.clone()]);
+        assert_eq!(parked.wake_due(at(10)), std::slice::from_ref(&key));
         assert_eq!(parked.next(&key).map(|next| next.offset), Some(4));
         parked.failed(&key);
         parked.copied(&key, 4, Copy { at: 3, due: Some(at(30)) });

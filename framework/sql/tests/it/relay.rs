@@ -178,7 +178,7 @@ impl Running {
     /// What it says when it ends by itself.
     async fn end(self) -> String {
         let ended = tokio::time::timeout(Duration::from_secs(5), self.task).await;
-        ended.expect("it goes on").unwrap().unwrap_err().to_string()
+        ended.unwrap().unwrap().unwrap_err().to_string()
     }
 }
 
