@@ -20,6 +20,9 @@ use crate::{
 /// How long a relay that ended with an error waits before it tries for the lease again.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
 
+/// What a relay has to give its lease back, where the drain's deadline has passed.
+const LEASE_BACK: Duration = Duration::from_millis(100);
+
 /// An app cannot start, or ended by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -262,7 +265,14 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         if let Some((effects, relay)) = effects.zip(relay) {
             flush(&effects, started + deadline).await;
             stop_relay.cancel();
-            relay.await?;
+            // It gives its lease back, where the database lets it; else the lease runs out.
+            let limit = (started + deadline).max(Instant::now() + LEASE_BACK);
+            match tokio::time::timeout_at(limit, relay).await {
+                Ok(ended) => ended?,
+                Err(_) => {
+                    tracing::warn!(app = status.name(), "the relay did not give its lease back in time")
+                }
+            }
         }
         stop_http.cancel();
         if let Some(server) = server {

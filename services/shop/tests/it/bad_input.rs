@@ -183,7 +183,7 @@ fn files_that_are_not_ours_to_open() {
     change("state/log.db", "PRAGMA user_version = 99");
     assert_eq!(
         refusal(&folder, &mut folder.shop(&[]), 1),
-        "Error: PATH/state/log.db has format version 99, this program knows versions up to 1: deploy the newer program"
+        "Error: PATH/state/log.db has format version 99, this program knows versions up to 2: deploy the newer program"
     );
     // The log looks at the mode, which holds for root too.
     fs::set_permissions(folder.path("state/log.db"), fs::Permissions::from_mode(0o444)).unwrap();
