@@ -98,30 +98,27 @@ fn read(value: &[u8]) -> Result<(Uuid, Option<Asked>), BoxError> {
 pub(crate) struct Open {
     asked: BTreeMap<u64, Asked>,
     next: u64,
+    /// Whether the topic was read to its end: before that, what was asked for may be done further on.
+    known: bool,
 }
 
 impl Open {
-    fn note(&mut self, record: &Record) -> Option<Asked> {
+    fn note(&mut self, record: &Record) {
         match read(record.value().unwrap_or_default()) {
             Ok((_, Some(asked))) => {
-                self.asked.insert(self.next, asked.clone());
+                self.asked.insert(self.next, asked);
                 self.next += 1;
-                Some(asked)
             }
-            Ok((id, None)) => {
-                self.asked.retain(|_, asked| asked.id != id);
-                None
-            }
+            Ok((id, None)) => self.asked.retain(|_, asked| asked.id != id),
             Err(error) => {
                 tracing::error!(?record, %error, "a control record that cannot be read is passed over");
-                None
             }
         }
     }
 
-    /// Those for one partition.
+    /// Those for one partition; none before the topic is known.
     pub(crate) fn of<'a>(&'a self, partition: &'a PartitionId) -> impl Iterator<Item = &'a Asked> {
-        self.asked.values().filter(move |asked| asked.partition == *partition)
+        self.asked.values().filter(move |asked| self.known && asked.partition == *partition)
     }
 }
 
@@ -153,16 +150,26 @@ async fn follow_from(
     open: &std::sync::Mutex<Open>,
     asked: &mpsc::UnboundedSender<Asked>,
 ) -> Result<(), LogError> {
+    let end = log.end_offsets(&place.topic).await?.first().copied().unwrap_or(0);
     let mut reader = log.cursor(place, *start).await?;
+    let mut told = 0;
     loop {
-        let batch = reader.read(512).await?;
-        for record in Record::all(&batch) {
-            let new = open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(&record);
-            if let Some(new) = new
-                && asked.send(new).is_err()
-            {
+        // What is asked for and done within what was just read is not told.
+        if reader.position() >= end {
+            let new: Vec<_> = {
+                let mut open = open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                open.known = true;
+                let new = open.asked.range(told..).map(|(_, asked)| asked.clone()).collect();
+                told = open.next;
+                new
+            };
+            if new.into_iter().any(|new| asked.send(new).is_err()) {
                 return Ok(());
             }
+        }
+        let batch = reader.read(512).await?;
+        for record in Record::all(&batch) {
+            open.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(&record);
         }
         *start = Start::Offset(reader.position());
     }
@@ -186,5 +193,31 @@ mod tests {
         {
             assert!(read(bad.as_bytes()).is_err(), "{bad}");
         }
+    }
+
+    /// R3. Red when `follow_from` tells before it has come to the end: a release that was done long ago would release
+    /// what was parked since.
+    #[tokio::test]
+    async fn what_was_done_is_not_told_again() {
+        let log = aqueduct_memory::MemoryLog::new(1);
+        super::super::ensure_control(&log, "g").await.unwrap();
+        let control = super::super::control_topic("g").unwrap();
+        let partition = PartitionId { topic: TopicName::new("t").unwrap(), partition: 0 };
+        let now = Timestamp::default();
+        let asked = |id| Asked { id: Uuid::from_u128(id), partition: partition.clone(), key: b"a".to_vec() };
+        let mut records = vec![ask(&control, &asked(1), now).unwrap()];
+        records.extend((10..1_000).map(|id| done(&control, Uuid::from_u128(id), None, now).unwrap()));
+        records.push(done(&control, Uuid::from_u128(1), None, now).unwrap());
+        records.push(ask(&control, &asked(2), now).unwrap());
+        let (stored, told) = tokio::sync::oneshot::channel();
+        let receipt = Box::new(|outcomes: aqueduct_core::log::Outcomes| stored.send(outcomes.len()).unwrap());
+        log.producer().await.unwrap().enqueue(records, receipt);
+        assert_eq!(told.await.unwrap(), 993);
+        let (send, mut new) = mpsc::unbounded_channel();
+        let open = Arc::new(std::sync::Mutex::new(Open::default()));
+        let following = tokio::spawn(follow(Arc::new(log), control, Arc::clone(&open), send));
+        assert_eq!(new.recv().await, Some(asked(2)));
+        assert_eq!(open.lock().unwrap().of(&partition).collect::<Vec<_>>(), [&asked(2)]);
+        following.abort();
     }
 }
