@@ -19,9 +19,14 @@ use crate::random::Random;
 const TRIALS: u64 = 48;
 const COPIES: u64 = 12;
 
+/// The length of the text with which every database of SQLite begins.
+const MAGIC: u64 = 16;
+
 /// What is done to the files.
 #[derive(Debug, Clone, Copy)]
 enum Harm {
+    /// In the first bytes, which say what kind of file it is: it cannot be opened.
+    FlipHeader,
     FlipDatabase,
     CutDatabase,
     FlipWal,
@@ -29,7 +34,8 @@ enum Harm {
     NoWal,
 }
 
-const HARMS: [Harm; 5] = [Harm::FlipDatabase, Harm::CutDatabase, Harm::FlipWal, Harm::CutWal, Harm::NoWal];
+const HARMS: [Harm; 6] =
+    [Harm::FlipHeader, Harm::FlipDatabase, Harm::CutDatabase, Harm::FlipWal, Harm::CutWal, Harm::NoWal];
 
 /// Flips and cuts bytes of a log whose writer was killed, so that it has a write-ahead log too.
 pub(crate) fn flipped(dir: &Path, mut random: Random) -> anyhow::Result<Judged> {
@@ -133,6 +139,11 @@ impl Tally {
 fn harmed(stage: &Stage, harm: Harm, random: &mut Random) -> anyhow::Result<String> {
     let wal = beside_of(&stage.log, "-wal");
     match harm {
+        Harm::FlipHeader => {
+            // The first page may stand in the write-ahead log too, which would hide the harm.
+            remove(&wal)?;
+            flip_below(&stage.log, MAGIC, random)
+        }
         Harm::FlipDatabase => flip(&stage.log, random),
         Harm::CutDatabase => cut(&stage.log, random),
         Harm::FlipWal => flip(&wal, random),
@@ -146,8 +157,12 @@ fn harmed(stage: &Stage, harm: Harm, random: &mut Random) -> anyhow::Result<Stri
 }
 
 fn flip(path: &Path, random: &mut Random) -> anyhow::Result<String> {
+    flip_below(path, u64::MAX, random)
+}
+
+fn flip_below(path: &Path, below: u64, random: &mut Random) -> anyhow::Result<String> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let at = random.below(file.metadata()?.len());
+    let at = random.below(file.metadata()?.len().min(below));
     let mut byte = [0];
     file.seek(SeekFrom::Start(at))?;
     file.read_exact(&mut byte)?;

@@ -48,7 +48,7 @@ pub(crate) fn run(dir: &Path, mut random: Random, length: Duration) -> anyhow::R
     }
     for number in 1..=MEMBERS {
         for role in ROLES {
-            slots.push(Slot::consumer(role, number, "--slow 10 --slow-ms 60 --poison 20"));
+            slots.push(Slot::consumer(role, number, "--slow 10 --slow-ms 60 --poison 40"));
         }
     }
     for slot in &mut slots {

@@ -197,10 +197,17 @@ pub(super) fn duplicates(tables: &Tables<'_>, rules: &Rules, court: &mut Court) 
                 court.find(Kind::Doubled, what("below the settled offset that its assignment began with"));
                 continue;
             }
-            let rewind = tables
-                .records
-                .get(&shard)
-                .map_or(0, |all| all.range(from.unwrap_or(i64::MIN).min(place.offset)..place.offset).count());
+            // An older owner that woke got as far as it had settled, and the next one began there.
+            let reached = if second.generation < first.generation {
+                began
+                    .and_then(|began| began.range(second.generation + 1..).next())
+                    .and_then(|(_, next)| next.settled)
+            } else {
+                from
+            };
+            let rewind = tables.records.get(&shard).map_or(0, |all| {
+                all.range(reached.unwrap_or(i64::MIN).min(place.offset)..place.offset).count()
+            });
             if !second.released
                 && window.is_some_and(|window| u64::try_from(rewind).unwrap_or(u64::MAX) >= window)
             {

@@ -453,6 +453,29 @@ fn a_duplicate_stays_above_the_settled_offset_and_in_the_window() {
     assert_eq!(kinds(&far, &small), [Kind::Doubled]);
 }
 
+/// The window of a woken owner counts from what it had settled when it was replaced, not from where it once began.
+#[test]
+fn an_older_owner_that_wakes_repeats_a_window_above_what_it_had_settled() {
+    let woken = |settled| {
+        let mut history = without(good(), |saw| matches!(saw, Observation::Settled { .. }));
+        // `b.1` ran `e2` first; `a.1` was stopped before it.
+        history = without(history, |saw| {
+            matches!(saw, Observation::Start { run: 2, .. } | Observation::Finish { run: 2, .. })
+        });
+        history.push(52, "chaos", fault(1, "pause"));
+        history.push(54, "b.1", assigned(2, settled));
+        history.push(55, "b.1", second_run(2, 1));
+        history.push(56, "b.1", finish(3, Finished::Done));
+        history.push(60, "a.1", start(2, "e2", "k", 1));
+        history.push(61, "a.1", finish(2, Finished::Done));
+        history
+    };
+    let mut small = rules();
+    small.subscriptions[0].window = 1;
+    assert_eq!(kinds(&woken(1), &small), []);
+    assert_eq!(kinds(&woken(0), &small), [Kind::Doubled]);
+}
+
 #[test]
 fn a_retry_counts_its_attempt() {
     let retried = |attempt| {
