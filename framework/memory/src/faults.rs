@@ -111,6 +111,26 @@ impl Faults {
         process.process.resume();
     }
 
+    /// Waits while a program is paused, as its calls of the log do: for what else belongs to it.
+    ///
+    /// # Errors
+    /// `Closed`: it was killed.
+    pub async fn turn(&self, process: &MemoryLog) -> Result<(), LogError> {
+        process.process.turn().await
+    }
+
+    /// Whether a program is paused now.
+    #[must_use]
+    pub fn is_paused(&self, process: &MemoryLog) -> bool {
+        process.process.is_paused()
+    }
+
+    /// Whether a program was killed.
+    #[must_use]
+    pub fn is_killed(&self, process: &MemoryLog) -> bool {
+        process.process.is_killed()
+    }
+
     /// The sessions of a program's members run out: others get what they had. When it asks next it hears that all is
     /// lost; then it joins again by itself.
     pub fn expire(&self, process: &MemoryLog) {

@@ -22,6 +22,9 @@ const STALLED: Duration = Duration::from_secs(20);
 const LOOK: Duration = Duration::from_secs(1);
 const ASK: Duration = Duration::from_secs(5);
 
+/// What has not answered by then is silent.
+const ANSWER: Duration = Duration::from_secs(10);
+
 /// The ends of the topics, or why the log did not say.
 pub(crate) type Ends = Result<Vec<(TopicName, Vec<Offset>)>, LogError>;
 
@@ -162,7 +165,7 @@ impl Monitor {
         let ends = match ends {
             Ok(ends) => ends,
             Err(error) => {
-                let since = self.silent.take().map_or(now, |(since, _)| since);
+                let since = self.silent.take().map_or(self.asked.unwrap_or(now), |(since, _)| since);
                 self.silent = Some((since, error.to_string()));
                 return Ok(());
             }
@@ -223,6 +226,13 @@ impl Watch {
 }
 
 async fn ask(log: Arc<dyn CommitLog>, topics: Vec<TopicName>) -> Ends {
+    tokio::time::timeout(ANSWER, ends_of(log, topics)).await.unwrap_or_else(|_| {
+        let silent = format!("no answer to the question for the ends of topics within {ANSWER:?}");
+        Err(LogError::new(LogErrorKind::Unreachable, silent))
+    })
+}
+
+async fn ends_of(log: Arc<dyn CommitLog>, topics: Vec<TopicName>) -> Ends {
     let mut ends = Vec::with_capacity(topics.len());
     for topic in topics {
         let of_topic = log.end_offsets(&topic).await?;

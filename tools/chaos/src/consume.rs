@@ -13,7 +13,7 @@ use aqueduct::{
     App, Bus, Config, Database, Delivery, Draft, EventId, Handled, Retry, Sqlite, State, Status,
     Subscription, Terminal, Tx,
     config::{Drain, Format, Level, Logs},
-    core::log::Position,
+    core::{LogError, LogErrorKind, log::Position},
 };
 use checker::{Finished, Observation, Stalled};
 use clap::{Args, ValueEnum};
@@ -243,6 +243,18 @@ async fn audit_echo(delivery: Delivery<Echoed>, State(work): State<Work>) -> Han
     Ok(())
 }
 
+/// Opens the log as a service that its supervisor starts again would: where it cannot be reached now, because a stopped
+/// process holds its lock, later.
+pub(crate) async fn patiently<T>(open: impl AsyncFn() -> Result<T, LogError>) -> Result<T, LogError> {
+    for _ in 0..10 {
+        match open().await {
+            Err(error) if error.kind() == LogErrorKind::Unreachable => eprintln!("trying again: {error}"),
+            opened => return opened,
+        }
+    }
+    open().await
+}
+
 /// The subscription of a role, under the name of a group.
 pub(crate) fn subscription(role: Role, group: &str) -> Subscription<Work> {
     let retry =
@@ -261,7 +273,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     std::panic::set_hook(Box::new(|_| {}));
     let watch = Watch::new(sink);
     let environment = aqueduct::system_environment();
-    let inner = aqueduct::connect_with(&options.log, environment.clone()).await?;
+    let inner = patiently(async || aqueduct::connect_with(&options.log, environment.clone()).await).await?;
     let bus = Bus::open(Spy::on(Arc::clone(inner.log()), &watch), environment).await?;
     let healed = Arc::new(AtomicBool::new(options.healed.exists()));
     let work = Work {

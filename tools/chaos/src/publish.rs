@@ -15,6 +15,7 @@ use futures_util::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::time::MissedTickBehavior;
 
 use crate::{
+    consume::patiently,
     event::Moved,
     random::Random,
     sink::Sink,
@@ -75,7 +76,7 @@ pub(crate) struct Publisher {
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let by = format!("{}.{}", options.source, options.incarnation);
     let sink = Sink::file(&options.out.join(format!("{by}.jsonl")), &by)?;
-    let bus = aqueduct::connect(&options.log).await?.with_source(&options.source);
+    let bus = patiently(async || aqueduct::connect(&options.log).await).await?.with_source(&options.source);
     let topic = aqueduct::core::log::TopicSpec::new(aqueduct::TopicName::new(crate::event::MOVES)?);
     bus.log().ensure_topic(topic).await?;
     let under_way = FuturesUnordered::new();

@@ -55,7 +55,6 @@ mod publisher;
 mod relay;
 mod run;
 mod seeds;
-mod switch;
 mod tables;
 mod tx;
 mod watched;

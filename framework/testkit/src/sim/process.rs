@@ -12,15 +12,7 @@ use aqueduct_memory::MemoryLog;
 use super::{
     clock::VirtualClock,
     observer::{Observer, Seen},
-    switch::Switch,
 };
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Life {
-    Runs,
-    Paused,
-    Killed,
-}
 
 /// One program of a run, from its start to its end.
 pub struct Process {
@@ -29,7 +21,6 @@ pub struct Process {
     pub(crate) log: MemoryLog,
     pub(crate) clock: VirtualClock,
     observer: Arc<dyn Observer>,
-    life: Switch<Life>,
     /// The generation under which it was given each partition last.
     given: Mutex<BTreeMap<PartitionId, i64>>,
     /// The same, of partitions that it has begun to read.
@@ -45,7 +36,7 @@ impl Process {
         observer: Arc<dyn Observer>,
     ) -> Arc<Self> {
         let (given, reading) = (Mutex::default(), Mutex::default());
-        Arc::new(Self { name, number, log, clock, observer, life: Switch::new(Life::Runs), given, reading })
+        Arc::new(Self { name, number, log, clock, observer, given, reading })
     }
 
     /// Its name and incarnation, such as `app-2.3`.
@@ -69,7 +60,7 @@ impl Process {
     /// Whether it was killed: what still runs of it then is about to be dropped, and nobody would see it.
     #[must_use]
     pub fn is_killed(&self) -> bool {
-        self.life.get() == Life::Killed
+        self.log.faults().is_killed(&self.log)
     }
 
     /// The generation under which it reads a partition.
@@ -102,28 +93,23 @@ impl Process {
 
     /// Waits while it is paused.
     pub(crate) async fn turn(&self) -> Result<(), EffectsError> {
-        match self.life.until(|life| life != Life::Paused).await {
-            Life::Runs | Life::Paused => Ok(()),
-            Life::Killed => Err(EffectsError::new("asking the database", "the process was killed")),
-        }
+        let turn = self.log.faults().turn(&self.log).await;
+        turn.map_err(|error| EffectsError::new("asking the database", error))
     }
 
     pub(crate) fn is_paused(&self) -> bool {
-        self.life.get() == Life::Paused
+        self.log.faults().is_paused(&self.log)
     }
 
     pub(crate) fn kill(&self) {
-        self.life.change(|_| Life::Killed);
         self.log.faults().crash(&self.log);
     }
 
     pub(crate) fn pause(&self) {
-        self.life.change(|_| Life::Paused);
         self.log.faults().pause(&self.log);
     }
 
     pub(crate) fn resume(&self) {
-        self.life.change(|_| Life::Runs);
         self.log.faults().resume(&self.log);
     }
 }

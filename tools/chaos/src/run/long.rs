@@ -181,7 +181,8 @@ impl Play {
     fn harm(&mut self, stage: &mut Stage, random: &mut Random) -> anyhow::Result<()> {
         let index = usize::try_from(random.below(u64::try_from(self.slots.len())?))?;
         let choice = random.below(10);
-        if self.busy[index] {
+        // What has only just been started cannot be asked to drain yet.
+        if self.busy[index] || !self.slots[index].runs(stage) {
             return Ok(());
         }
         self.busy[index] = true;

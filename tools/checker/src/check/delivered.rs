@@ -94,10 +94,32 @@ fn effects(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
     }
 }
 
-/// Copies that were set aside: equal to the original, and one each, save where a fault hid the first.
+/// Copies that were set aside: equal to the original, and one each, save where a fault hid the first, or where the
+/// record was released and failed again.
 fn aside(tables: &Tables<'_>, court: &mut Court) {
+    let mut ran: HashMap<(&str, &Place), Vec<u64>> = HashMap::new();
+    for run in &tables.runs {
+        ran.entry((run.group, run.place)).or_default().push(run.from);
+    }
+    // When records of a key that were parked had ended: the next one was tried then.
+    let mut went_on: HashMap<(&str, &str, i32, &str), Vec<u64>> = HashMap::new();
+    for ((group, place), at) in &tables.end_marks {
+        if let Some(key) = tables.key_of(place) {
+            went_on.entry((*group, &place.topic, place.partition, key)).or_default().push(*at);
+        }
+    }
+    let within = |times: Option<&Vec<u64>>, from: u64, to: u64| {
+        times.is_some_and(|times| times.iter().any(|at| (from..=to).contains(at)))
+    };
     for (name, copies) in [("dead letter", &tables.letters), ("parked copy", &tables.parked)] {
         for ((group, place), copies) in copies {
+            // What does not decode is tried without a run.
+            let tried_again = |from, to, key: Option<&str>| {
+                let ran = ran.get(&(*group, *place));
+                let asked = key.and_then(|key| tables.releases.get(&(*group, place.topic.as_str(), key)));
+                let behind = key.and_then(|key| went_on.get(&(*group, &place.topic, place.partition, key)));
+                name == "parked copy" && [ran, asked, behind].into_iter().any(|times| within(times, from, to))
+            };
             let source = tables.records.get(&place.shard()).and_then(|all| all.get(&place.offset));
             for (_, crc) in copies {
                 match source {
@@ -114,6 +136,7 @@ fn aside(tables: &Tables<'_>, court: &mut Court) {
             for pair in copies.windows(2) {
                 if let [(first, _), (second, _)] = pair
                     && !tables.fault_between(*first, *second, |_| true)
+                    && !tried_again(*first, *second, source.and_then(|seen| seen.key))
                 {
                     court.find(Kind::Doubled, format!("{group}: two {name}s of {place}, and no fault"));
                 }

@@ -118,7 +118,8 @@ pub(super) struct Tables<'a> {
     pub(super) end_marks: BTreeMap<(&'a str, &'a Place), u64>,
     /// Parked copies that are not in the log any more.
     pub(super) compacted: BTreeSet<(&'a str, &'a Place)>,
-    pub(super) releases: u64,
+    /// When an operator asked for a key of a group's topic.
+    pub(super) releases: BTreeMap<(&'a str, &'a str, &'a str), Vec<u64>>,
     pub(super) faults: Vec<Fault<'a>>,
     pub(super) readiness: BTreeMap<&'a str, Vec<Readiness<'a>>>,
     pub(super) drains: Vec<Drain<'a>>,
@@ -214,7 +215,9 @@ impl<'a> Tables<'a> {
                 Observation::EndMark { group, place } => {
                     tables.end_marks.insert((group, place), at);
                 }
-                Observation::Release { .. } => tables.releases += 1,
+                Observation::Release { group, topic, key } => {
+                    tables.releases.entry((group, topic, key)).or_default().push(at);
+                }
                 Observation::Fault { fault, kind, target: _ } => {
                     faults.insert(*fault, tables.faults.len());
                     tables.faults.push(Fault { kind, from: at, to: u64::MAX });
@@ -276,6 +279,11 @@ impl<'a> Tables<'a> {
             self.copies.entry(id).or_default().push(place);
         }
         records.insert(place.offset, seen);
+    }
+
+    /// The key of the record at a place.
+    pub(super) fn key_of(&self, place: &Place) -> Option<&'a str> {
+        self.records.get(&place.shard())?.get(&place.offset)?.key
     }
 
     /// Whether a fault that `counts` was open at some moment between two.

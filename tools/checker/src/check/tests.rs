@@ -532,6 +532,28 @@ fn a_second_copy_in_the_log_needs_an_unknown_outcome_and_another_incarnation() {
 }
 
 #[test]
+fn a_second_parked_copy_needs_another_try() {
+    let parked = || {
+        let mut history = good();
+        for at in [71, 75] {
+            let (group, crc) = (GROUP.to_owned(), 7);
+            history.push(at, "observer", Observation::Parked { group, place: place(1), crc });
+        }
+        history.push(90, "observer", Observation::EndMark { group: GROUP.to_owned(), place: place(1) });
+        history
+    };
+    earns(&parked(), Kind::Doubled);
+    let release = |key: &str| {
+        let (group, topic, key) = (GROUP.to_owned(), TOPIC.to_owned(), key.to_owned());
+        let mut history = parked();
+        history.push(73, "operator", Observation::Release { group, topic, key });
+        history
+    };
+    clean(&release("k"));
+    earns(&release("another"), Kind::Doubled);
+}
+
+#[test]
 fn two_letters_need_a_fault() {
     let letters = || {
         let mut history = good();

@@ -22,7 +22,7 @@ pub(super) fn counts(tables: &Tables<'_>, duplicates: u64) -> BTreeMap<String, u
         ("letters", size(tables.letters.len())),
         ("parked", size(tables.parked.len())),
         ("still parked", size(tables.parked.keys().filter(|of| !tables.end_marks.contains_key(of)).count())),
-        ("releases", tables.releases),
+        ("releases", size(tables.releases.values().map(Vec::len).sum())),
         ("effects", size(tables.effects.len())),
         ("samples", size(tables.samples.values().map(Vec::len).sum())),
         ("ready", size(tables.readiness.values().map(Vec::len).sum())),

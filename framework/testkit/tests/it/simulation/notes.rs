@@ -1,7 +1,7 @@
 //! What was seen, as the checker reads it.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -17,8 +17,6 @@ use super::workload::{Effect, GROUP, Stepped, Workload};
 struct Gathered {
     history: History,
     runs: u64,
-    /// The last attempt of each delivery that was seen, under one owner.
-    attempts: BTreeMap<(String, i64, Place), u32>,
     /// Processes in which a partition stopped by policy, and the fault that stands for it.
     stopped: BTreeSet<String>,
     stopped_fault: Option<u64>,
@@ -55,20 +53,14 @@ impl Notes {
         let mut gathered = self.gathered();
         gathered.runs += 1;
         let run = gathered.runs;
-        let at = place(&delivery.position.partition, delivery.position.offset);
-        // Tries that did not reach the handler, because its database did not begin, are counted by the runtime as well.
-        let of = (process.name().to_owned(), generation, at.clone());
-        let before = gathered.attempts.get(&of).copied().unwrap_or(0);
-        let attempt = if delivery.attempt > before { before + 1 } else { 1 };
-        gathered.attempts.insert(of, attempt);
         let start = Observation::Start {
             run,
             group: GROUP.to_owned(),
-            place: at,
+            place: place(&delivery.position.partition, delivery.position.offset),
             generation,
             id: delivery.envelope.id.to_string(),
             key: Some(delivery.event.key.clone()),
-            attempt,
+            attempt: delivery.attempt,
             released: false,
         };
         if !process.is_killed() {
@@ -79,47 +71,10 @@ impl Notes {
 
     /// The whole history: what was seen on the way, and what is there at the end.
     pub(crate) fn history(&self, world: &World, workload: &Workload) -> History {
-        let starts: BTreeSet<(Place, u64)> = self
-            .gathered()
-            .history
-            .lines()
-            .iter()
-            .filter_map(|line| match &line.saw {
-                Observation::Start { place, .. } => Some((place.clone(), line.at)),
-                _ => None,
-            })
-            .collect();
-        let released: BTreeSet<u64> = self
-            .gathered()
-            .history
-            .lines()
-            .iter()
-            .filter_map(|line| matches!(line.saw, Observation::Release { .. }).then_some(line.at))
-            .collect();
-        let (mut parked, mut first_parked) = (BTreeMap::<Place, u64>::new(), BTreeMap::<Place, u64>::new());
         let mut at_end = Vec::new();
         for topic in world.topics().map(str::to_owned).collect::<Vec<_>>() {
             for record in world.records(&topic) {
-                let (at, saw) = read(&topic, record);
-                if let Observation::Parked { place, .. } = &saw {
-                    let before = parked.insert(place.clone(), at);
-                    first_parked.entry(place.clone()).or_insert(at);
-                    // Released, by an operator or because it was due, and failing again, it is parked again: the second
-                    // copy has the newer reason.
-                    // A copy has the time at which it was made, and may be stored behind a later one.
-                    if before.is_some_and(|before| {
-                        let (from, to) = (before.min(at), before.max(at));
-                        let mut started =
-                            starts.range((place.clone(), 0)..=(place.clone(), u64::MAX)).peekable();
-                        // What does not decode never starts.
-                        started.peek().is_none()
-                            || started.any(|(_, start)| (from..=to).contains(start))
-                            || released.range(from..=to).next().is_some()
-                    }) {
-                        continue;
-                    }
-                }
-                at_end.push((at, saw));
+                at_end.push(read(&topic, record));
             }
         }
         if workload.effects() {
@@ -136,29 +91,7 @@ impl Notes {
                 at_end.push((u64::MAX / 2, effect));
             }
         }
-        let mut history = History::new();
-        let mut newest: BTreeMap<Place, i64> = BTreeMap::new();
-        let mut left_out = BTreeSet::new();
-        for line in self.gathered().history.lines() {
-            let mut saw = line.saw.clone();
-            // A zombie may go on beside the new owner, as long as it writes nothing: its runs are no redeliveries.
-            match &saw {
-                Observation::Start { run, place, generation, .. } => {
-                    let newest = newest.entry(place.clone()).or_insert(*generation);
-                    *newest = (*newest).max(*generation);
-                    if generation < newest {
-                        left_out.insert(*run);
-                        continue;
-                    }
-                }
-                Observation::Finish { run, .. } if left_out.contains(run) => continue,
-                _ => {}
-            }
-            if let Observation::Start { place, released, .. } = &mut saw {
-                *released = first_parked.get(place).is_some_and(|at| *at <= line.at);
-            }
-            history.push(line.at, line.by.clone(), saw);
-        }
+        let mut history = self.gathered().history.clone();
         for (at, saw) in at_end {
             history.push(at, "observer", saw);
         }
