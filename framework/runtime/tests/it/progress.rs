@@ -135,6 +135,30 @@ async fn an_outage_is_seen_explained_and_over() {
     }
 }
 
+/// A log that answers no question at all. Red when the question for the ends has no time-out, or silence counts from its
+/// answer.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_answers_nothing_is_an_outage() {
+    let bench = Bench::new(1).await;
+    let running = bench.run(subscription(), Shop::default());
+    bench.bus.publish(&step("a", 1)).await.unwrap();
+    running.ended(1).await;
+    // What is settled does not come again.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let faults = bench.log.faults();
+    faults.pause(&bench.log);
+    seen_within(SEEN, || kinds(&running.status()) == [StallKind::Outage]).await;
+    assert!(!running.status().ready());
+    let status = running.status();
+    let reason = &status.partitions.values().next().unwrap().stall.as_ref().unwrap().reason;
+    assert!(reason.contains("the log does not answer: no answer"), "{reason}");
+    faults.resume(&bench.log);
+    bench.bus.publish(&step("a", 2)).await.unwrap();
+    running.ended(2).await;
+    seen_within(Duration::from_secs(10), || running.status().ready()).await;
+    running.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stopped_partition_is_seen() {
     for key in ["refused-1", "refused-2", "refused-3"] {
