@@ -72,7 +72,25 @@ pub(crate) fn open_writer(path: &Path, max_bytes: Option<u64>) -> Result<Connect
     expect(path, &connection, "journal_mode", "wal")?;
     expect(path, &connection, "synchronous", "2")?;
     create(path, &mut connection)?;
+    sound(path, &connection)?;
     Ok(connection)
+}
+
+/// Checks that the rows that say what topics and partitions there are agree with their indexes: records have a checksum,
+/// a topic's name has none, and a flipped bit in it would make the topic another, empty one.
+fn sound(path: &Path, connection: &Connection) -> Result<(), LogError> {
+    for table in ["topic", "partition"] {
+        let said: String = connection
+            .query_row(&format!("PRAGMA integrity_check({table})"), [], |row| row.get(0))
+            .map_err(|error| sqlite(path, "cannot check its tables", error))?;
+        if said != "ok" {
+            return Err(LogError::new(
+                LogErrorKind::Corrupt,
+                format!("{}: table {table} is damaged: {said}; restore a copy", path.display()),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Opens a connection that reads.

@@ -8,13 +8,13 @@ use std::{
 
 use aqueduct_core::{
     LogErrorKind,
-    log::{CommitLog, Start},
+    log::{CommitLog, Start, TopicSpec},
 };
 use aqueduct_embedded::{EmbeddedLog, EmbeddedOptions};
 use rusqlite::Connection;
 
 use crate::tools::{
-    PATIENCE, append_values, assert_kind, enqueue, environment, keyed, logged, open, options, path,
+    PATIENCE, append_values, assert_kind, enqueue, environment, keyed, logged, name, open, options, path,
     read_to_end, try_open, until,
 };
 
@@ -66,6 +66,45 @@ async fn files_that_are_not_ours_are_left_alone() {
     open(directory.path()).await.close().await.unwrap();
     Connection::open(&file).unwrap().pragma_update(None, "user_version", 3).unwrap();
     refused("has format version 3, this program knows versions up to 2").await;
+}
+
+/// R7. Red when `sound` is not called, or passes over one of the two tables.
+#[tokio::test]
+async fn a_flipped_bit_in_what_names_a_topic_is_reported() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = path(directory.path());
+    let log = open(directory.path()).await;
+    log.ensure_topic(TopicSpec::new(name("sales"))).await.unwrap();
+    log.close().await.unwrap();
+    let whole = fs::read(&file).unwrap();
+    let harmed = async |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        fs::write(&file, bytes).unwrap();
+        try_open(directory.path()).await
+    };
+    let places: Vec<usize> =
+        whole.windows(5).enumerate().filter(|(_, bytes)| bytes == b"sales").map(|(at, _)| at).collect();
+    assert!(places.len() >= 2, "the row and its index: {places:?}");
+    for at in places {
+        let message = assert_kind(harmed(at).await, LogErrorKind::Corrupt);
+        assert!(message.contains("log.db: table topic is damaged"), "{message}");
+    }
+    // The numbers 0 and 1 are types of their own in SQLite's rows, 8 and 9: one partition becomes another.
+    fs::write(&file, &whole).unwrap();
+    let root: u32 = Connection::open(&file)
+        .unwrap()
+        .query_row("SELECT rootpage FROM sqlite_master WHERE name = 'partition'", [], |row| row.get(0))
+        .unwrap();
+    let end = usize::try_from(root).unwrap() * 4_096;
+    let numbers = (end - 32..end).filter(|at| [8, 9].contains(&whole[*at]));
+    let mut named = 0;
+    for at in numbers {
+        if let Err(error) = harmed(at).await {
+            named += usize::from(error.to_string().contains("table partition is damaged"));
+        }
+    }
+    assert!(named > 0);
 }
 
 /// P12. Red when one of these is opened, or its error does not name the path.

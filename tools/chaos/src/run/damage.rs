@@ -14,9 +14,9 @@ use super::{
     Judged, full, merge,
     stage::{Stage, rules},
 };
-use crate::random::Random;
+use crate::{event::MOVES, random::Random};
 
-const TRIALS: u64 = 48;
+const TRIALS: u64 = 49;
 const COPIES: u64 = 12;
 
 /// The length of the text with which every database of SQLite begins.
@@ -27,6 +27,8 @@ const MAGIC: u64 = 16;
 enum Harm {
     /// In the first bytes, which say what kind of file it is: it cannot be opened.
     FlipHeader,
+    /// In a topic's name.
+    FlipName,
     FlipDatabase,
     CutDatabase,
     FlipWal,
@@ -34,8 +36,15 @@ enum Harm {
     NoWal,
 }
 
-const HARMS: [Harm; 6] =
-    [Harm::FlipHeader, Harm::FlipDatabase, Harm::CutDatabase, Harm::FlipWal, Harm::CutWal, Harm::NoWal];
+const HARMS: [Harm; 7] = [
+    Harm::FlipHeader,
+    Harm::FlipName,
+    Harm::FlipDatabase,
+    Harm::CutDatabase,
+    Harm::FlipWal,
+    Harm::CutWal,
+    Harm::NoWal,
+];
 
 /// Flips and cuts bytes of a log whose writer was killed, so that it has a write-ahead log too.
 pub(crate) fn flipped(dir: &Path, mut random: Random) -> anyhow::Result<Judged> {
@@ -144,6 +153,15 @@ fn harmed(stage: &Stage, harm: Harm, random: &mut Random) -> anyhow::Result<Stri
             remove(&wal)?;
             flip_below(&stage.log, MAGIC, random)
         }
+        Harm::FlipName => {
+            let bytes = fs::read(&stage.log)?;
+            let name = MOVES.as_bytes();
+            let named = bytes.windows(name.len()).enumerate().filter(|(_, found)| *found == name);
+            let places: Vec<_> = named.map(|(at, _)| at).collect();
+            anyhow::ensure!(!places.is_empty(), "{} names no topic", stage.log.display());
+            let at = places[usize::try_from(random.below(u64::try_from(places.len())?))?];
+            flip_at(&stage.log, u64::try_from(at)?, random)
+        }
         Harm::FlipDatabase => flip(&stage.log, random),
         Harm::CutDatabase => cut(&stage.log, random),
         Harm::FlipWal => flip(&wal, random),
@@ -161,8 +179,12 @@ fn flip(path: &Path, random: &mut Random) -> anyhow::Result<String> {
 }
 
 fn flip_below(path: &Path, below: u64, random: &mut Random) -> anyhow::Result<String> {
+    let at = random.below(path.metadata()?.len().min(below));
+    flip_at(path, at, random)
+}
+
+fn flip_at(path: &Path, at: u64, random: &mut Random) -> anyhow::Result<String> {
     let mut file = OpenOptions::new().read(true).write(true).open(path)?;
-    let at = random.below(file.metadata()?.len().min(below));
     let mut byte = [0];
     file.seek(SeekFrom::Start(at))?;
     file.read_exact(&mut byte)?;
