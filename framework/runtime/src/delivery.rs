@@ -4,7 +4,6 @@
 //! committed. It is then delivered again, and a committed one is recognised by its mark.
 
 use std::{
-    any::Any,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
@@ -19,18 +18,20 @@ use aqueduct_core::{
     DecodeError, Draft, HandlerError, LogErrorKind, NewRecord, Record,
     cloudevents::Incoming,
     effects::{Begin, Claim, CommitError, Effects, EventMark, Place, Transaction},
-    handler::{ArgsError, Context, Route, RouteSlot},
+    handler::{ArgsError, Context, Route},
     log::PartitionId,
 };
 use futures_util::FutureExt;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::{
     bus::{Bus, PublishError},
     health::Health,
+    places::Pool,
     status::Board,
     subscription::{Routing, Subscription, Target},
+    work::{Spare, Started, panicked},
 };
 
 /// A handler that blocks longer than this, three times within few polls, is not run where it holds up its neighbours. Once
@@ -46,7 +47,7 @@ pub(crate) struct Shared<S> {
     pub(crate) state: S,
     pub(crate) bus: Bus,
     pub(crate) effects: Option<Arc<dyn Effects>>,
-    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) places: Arc<Pool>,
     pub(crate) board: Board,
     /// By route.
     pub(crate) routes: Vec<RouteState>,
@@ -85,75 +86,56 @@ pub(crate) enum Attempted {
     Outage(String),
 }
 
-/// A handler at work in its slot.
-pub(crate) struct Started<S> {
-    pub(crate) route: usize,
-    slot: RouteSlot<S>,
-}
-
-/// Slots that are free, by route.
-pub(crate) struct Spare<S>(Vec<Vec<RouteSlot<S>>>);
-
-/// The most slots that are kept of each route.
-const MAX_SPARE: usize = 64;
-
-impl<S> Spare<S> {
-    pub(crate) fn new(routes: usize) -> Self {
-        Self((0..routes).map(|_| Vec::new()).collect())
-    }
-
-    fn take(&mut self, route: usize, make: &dyn Route<S>) -> RouteSlot<S> {
-        self.0.get_mut(route).and_then(Vec::pop).unwrap_or_else(|| make.slot())
-    }
-
-    /// Takes a slot back whose run is over.
-    pub(crate) fn give(&mut self, started: Started<S>) {
-        if let Some(free) = self.0.get_mut(started.route).filter(|free| free.len() < MAX_SPARE) {
-            free.push(started.slot);
-        }
-    }
-}
-
 /// What came of running a handler where its record was read.
 pub(crate) enum InPlace<S> {
     /// It is over.
     Over(Attempted),
-    /// It waits for something: [`Shared::attempt`] goes on with it.
+    /// It waits for something, and wakes the waker that it was polled with.
     Waits(Started<S>),
-    /// It has returned events, or needs a transaction, a span, or a thread of its own: begin it by
-    /// [`Shared::attempt`].
+    /// It has returned events: [`Shared::attempt`] goes on with it.
     Returned(Started<S>, Vec<Draft>),
+    /// It needs a transaction, a span, or a thread of its own: begin it by [`Shared::attempt`].
     Elsewhere,
 }
 
 impl<S: Send + Sync + 'static> Shared<S> {
-    /// Begins the first attempt at `record`, and polls the handler once, here. A handler that is ready at once costs
-    /// no task, no queue and no allocation of ours.
+    /// Begins the first attempt at `record`, and polls the handler once, here, with `waker`. A handler that is ready at
+    /// once costs no task, no queue and no allocation of ours. Tells the route too, where the record has one.
     pub(crate) fn in_place(
         &self,
         assigned: &Assigned,
         record: &Record,
         attempt: u32,
         spare: &mut Spare<S>,
-    ) -> InPlace<S> {
-        if assigned.claim.is_some() {
-            return InPlace::Elsewhere;
-        }
+        waker: &Waker,
+    ) -> (InPlace<S>, Option<usize>) {
         let (incoming, route) = match self.read(record) {
-            Ok(Ok((incoming, route))) => (incoming, route),
-            Ok(Err(over)) | Err(over) => return InPlace::Over(over),
+            Ok(Ok(read)) => read,
+            Ok(Err(over)) | Err(over) => return (InPlace::Over(over), None),
         };
-        if incoming.sampled() || self.blocks(route) {
+        (self.poll_in_place(assigned, &incoming, route, attempt, spare, waker), Some(route))
+    }
+
+    fn poll_in_place(
+        &self,
+        assigned: &Assigned,
+        incoming: &Incoming<'_>,
+        route: usize,
+        attempt: u32,
+        spare: &mut Spare<S>,
+        waker: &Waker,
+    ) -> InPlace<S> {
+        if assigned.claim.is_some() || incoming.sampled() || self.blocks(route) {
             return InPlace::Elsewhere;
         }
-        let Some(handler) = self.routing.route(route) else { return InPlace::Elsewhere };
+        let (Some(handler), Some(payload)) = (self.routing.route(route), incoming.payload) else {
+            return InPlace::Elsewhere;
+        };
         let mut slot = spare.take(route, &**handler);
-        let Some(payload) = incoming.payload else { return InPlace::Elsewhere };
-        let mut context = Context { state: &self.state, incoming: &incoming, payload, attempt, lease: None };
+        let mut context = Context { state: &self.state, incoming, payload, attempt, lease: None };
         let polled = catch_unwind(AssertUnwindSafe(|| {
             slot.as_mut().start(&mut context)?;
-            // Where it waits, `attempt` polls it again at once, with a waker that counts.
-            Ok(slot.as_mut().poll(&mut task::Context::from_waker(Waker::noop())))
+            Ok(slot.as_mut().poll(&mut task::Context::from_waker(waker)))
         }));
         match polled {
             Ok(Ok(Poll::Ready(Ok(drafts)))) => {
@@ -175,7 +157,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
                 std::panic::resume_unwind(panic)
             }
             Err(panic) => {
-                discard(slot);
+                Started { route, slot }.discard();
                 InPlace::Over(Attempted::Failed(panicked(&*panic)))
             }
         }
@@ -197,7 +179,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
             Ok(Ok(attempted) | Err(attempted)) => attempted,
             Err(panic) => {
                 if let Some(begun) = begun.take() {
-                    discard(begun.slot);
+                    begun.discard();
                 }
                 Attempted::Failed(panicked(&*panic))
             }
@@ -302,7 +284,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         self.routes.get(route).is_some_and(|route| route.blocks.load(Ordering::Relaxed))
     }
 
-    fn succeeded(&self, route: usize) {
+    pub(crate) fn succeeded(&self, route: usize) {
         if let Some(route) = self.routes.get(route) {
             route.health.succeeded();
         }
@@ -477,17 +459,4 @@ fn publish_failed(error: PublishError) -> Attempted {
         }
         Some(_) => Attempted::Outage(error.to_string()),
     }
-}
-
-/// A panic is one failed attempt of its delivery, no more.
-fn panicked(panic: &(dyn Any + Send)) -> HandlerError {
-    let text =
-        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    HandlerError::from(format!("the handler panicked: {}", text.unwrap_or("no message")))
-}
-
-/// Drops a handler that panicked; what it held may panic once more.
-fn discard<S>(slot: RouteSlot<S>) {
-    // There is nothing left to do with a second panic: the first is the attempt's failure.
-    drop(catch_unwind(AssertUnwindSafe(|| drop(slot))));
 }

@@ -6,7 +6,8 @@
 //! - `subscriber`: one task per subscription; makes the log's client anew when it died
 //! - `running`: assignments, hand-over, drain, while there is a client; `settler` stores settled offsets, `monitor` finds
 //!   partitions without progress
-//! - `partition`: one task per partition: window, lanes by key (`lanes`), the `ring` of ended deliveries
+//! - `partition`: one task per partition: window, lanes by key (`lanes`), the `ring` of ended deliveries; what is under
+//!   way (`work`) is `in_flight`, within the `places` of the subscription
 //! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the
 //!   handler works for others
 //! - `aside`: writes dead letters (`dead_letter`) and parked records
@@ -19,11 +20,13 @@ mod dead_letter;
 mod delivery;
 mod gate;
 mod health;
+mod in_flight;
 mod lanes;
 mod monitor;
 mod outcome;
 pub mod parking;
 mod partition;
+mod places;
 pub mod policy;
 mod ring;
 mod running;
@@ -34,6 +37,8 @@ pub mod status;
 mod subscriber;
 pub mod subscription;
 mod sync;
+mod watch;
+mod work;
 
 pub use bus::{Bus, PublishError};
 pub use dead_letter::topic_of as dead_letter_topic;

@@ -7,7 +7,6 @@ use aqueduct_core::{
     handler::Outcome,
     log::{Offset, PartitionId, Start},
 };
-use futures_util::FutureExt;
 use tokio::time::Instant;
 
 use crate::{
@@ -20,14 +19,14 @@ use crate::{
         frame,
         index::{Copy, Release},
     },
-    partition::{Finished, Halt, Partition},
+    partition::{Halt, Partition},
     policy::OnFailure,
+    work::{Finished, Work},
 };
 
 impl<S: Send + Sync + 'static> Partition<S> {
     /// An attempt at a lane's first record ended.
     pub(super) fn on_attempted(&mut self, id: LaneId, attempted: Attempted) -> Result<(), Halt> {
-        let random = self.shared.bus.environment().random_u64();
         let Some(lane) = self.lanes.get_mut(id) else { return Ok(()) };
         let head = &mut lane.head;
         if !matches!(attempted, Attempted::Outage(_)) && head.outages > 0 {
@@ -37,6 +36,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 self.shared.board.partition(&self.assigned.partition, |partition| partition.waiting = None);
             }
         }
+        let random = || self.shared.bus.environment().random_u64();
         let error = match attempted {
             Attempted::Ended => {
                 self.ended(id);
@@ -46,6 +46,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             Attempted::Undecodable(error) => return self.set_aside(id, error.to_string(), None),
             Attempted::Outage(reason) if aqueduct_core::planted("outage-counts-attempts") => reason.into(),
             Attempted::Outage(reason) => {
+                let random = random();
                 self.wait(id, reason, random);
                 return Ok(());
             }
@@ -79,7 +80,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 return self.set_aside(id, reason, None);
             }
             // Nobody else succeeds either: it may be what the handler needs, and not this record.
-            let delay = asked.unwrap_or_else(|| retry.longest(random));
+            let delay = asked.unwrap_or_else(|| retry.longest(random()));
             let place = format!("{:?}", head.record);
             let waiting = format!(
                 "{place} has failed {} times, and no other delivery of its handler succeeds: {reason}",
@@ -95,7 +96,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             self.back_off(id, delay, reason, true);
             return Ok(());
         }
-        let delay = asked.unwrap_or_else(|| retry.delay(head.spent, random));
+        let delay = asked.unwrap_or_else(|| retry.delay(head.spent, random()));
         if delay > hold && self.parks(id) {
             let now = self.shared.bus.environment().now();
             let due = now.saturating_add(delay);
@@ -151,13 +152,13 @@ impl<S: Send + Sync + 'static> Partition<S> {
     /// A delivery has ended: its lane goes on.
     fn ended(&mut self, id: LaneId) {
         let Some(lane) = self.lanes.get(id) else { return };
-        let (origin, offset) = (lane.head.origin, lane.head.record.offset());
-        match (origin, lane.key.clone()) {
-            (Origin::Live(sequence), _) => {
+        match lane.head.origin {
+            Origin::Live(sequence) => {
                 self.end(sequence);
                 self.lanes.advance(id);
             }
-            (Origin::Released, key) => {
+            Origin::Released => {
+                let (offset, key) = (lane.head.record.offset(), lane.key.clone());
                 self.lanes.close(id);
                 self.news += 1;
                 if let Some(key) = key {
@@ -328,14 +329,14 @@ impl<S: Send + Sync + 'static> Partition<S> {
     }
 
     /// Marks the position of a dead letter; tried until the database answers.
-    fn mark(&self, lane: LaneId, place: aqueduct_core::effects::Place) {
+    fn mark(&mut self, lane: LaneId, place: aqueduct_core::effects::Place) {
         let (shared, assigned) = (std::sync::Arc::clone(&self.shared), std::sync::Arc::clone(&self.assigned));
         let marked = async move {
             let mut failures = 0;
             loop {
                 let attempted = shared.mark_ended(&assigned, place).await;
                 let Attempted::Outage(reason) = attempted else {
-                    return Finished::Attempt { lane, attempted, slot: None };
+                    return Finished::Marked { lane, attempted };
                 };
                 failures += 1;
                 let delay = shared.subscription.retry.delay(failures, shared.bus.environment().random_u64());
@@ -350,7 +351,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 tokio::time::sleep(delay).await;
             }
         };
-        self.running.push(marked.boxed());
+        self.running.push(Work::boxed(marked));
     }
 
     /// An operator asked for a key.
@@ -405,7 +406,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             };
             Finished::Loaded { key, offset, loaded }
         };
-        self.running.push(load.boxed());
+        self.running.push(Work::boxed(load));
     }
 
     /// A released record was read back: it is attempted like any other, in a lane of its own.

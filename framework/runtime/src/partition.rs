@@ -3,32 +3,35 @@
 
 use std::{
     collections::{HashSet, VecDeque},
+    future::poll_fn,
     pin::Pin,
     sync::Arc,
     time::Duration,
 };
 
 use aqueduct_core::{
-    BoxFuture, LogError, LogErrorKind, Record, RecordBatch,
+    LogError, LogErrorKind, Record, RecordBatch,
     cloudevents::Incoming,
     log::{Offset, PartitionReader},
 };
-use futures_util::{FutureExt, StreamExt, stream::FuturesUnordered};
 use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, mpsc, watch},
+    sync::{Notify, mpsc, watch},
     time::{Instant, Sleep},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     aside::{Aside, Op, Refused, Written},
-    delivery::{Assigned, Attempted, BLOCKED, InPlace, Shared, Spare, Started},
+    delivery::{Assigned, Attempted, InPlace, Shared},
+    in_flight::InFlight,
     lanes::{Head, KeyBytes, LaneId, Lanes, Origin, State, holder},
-    outcome::Loaded,
     parking::{control::Asked, index::ParkedKeys},
+    places::{Permit, Places},
     ring::Ring,
     subscription::Target,
     sync::{AtomicBool, AtomicI64, Ordering},
+    watch::Watch,
+    work::{Attempt, Finished, Spare, Work},
 };
 
 /// Records asked of a reader at once.
@@ -36,12 +39,6 @@ const READ_BATCH: usize = 512;
 
 /// How long records are handled where they were read before others get a turn.
 const BUDGET: Duration = Duration::from_millis(5);
-
-/// After how many polls in place the clock is read.
-const POLLS_A_LOOK: usize = 8;
-
-/// How many polls are watched one by one after a few took long together.
-const WATCHED: u32 = 64;
 
 /// How often one key that fills the window is named.
 const REPORT: Duration = Duration::from_secs(10);
@@ -98,12 +95,13 @@ pub(crate) struct Partition<S> {
     /// Offsets that ended under an earlier assignment.
     ended: HashSet<Offset>,
     pub(super) lanes: Lanes,
-    pub(super) running: FuturesUnordered<BoxFuture<'static, Finished<S>>>,
+    pub(super) running: InFlight<Work<S>>,
+    /// What has ended and was not taken in yet.
+    finished: VecDeque<Finished<S>>,
     pub(super) parked: ParkedKeys,
     pub(super) aside: Aside,
     spare: Spare<S>,
-    /// A place to run that is waited for, where lanes are ready and all places were taken.
-    place: Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
+    places: Places,
     /// Read, and not yet within the window: with the next index, and where the reader stood after it.
     pending: Option<(Arc<dyn RecordBatch>, usize, Offset)>,
     /// Heads that an outage holds.
@@ -116,18 +114,9 @@ pub(crate) struct Partition<S> {
     /// Deliveries before this sequence are stored as settled.
     stored: u64,
     window_reported: Option<Instant>,
-    /// Where polls are watched one by one: so many more.
-    watch: u32,
+    watch: Watch,
     /// Nothing begins any more.
     pub(super) draining: bool,
-}
-
-/// What ended beside the partition's task.
-pub(crate) enum Finished<S> {
-    /// An attempt.
-    Attempt { lane: LaneId, attempted: Attempted, slot: Option<Started<S>> },
-    /// A parked record was read back.
-    Loaded { key: KeyBytes, offset: Offset, loaded: Result<Loaded, String> },
 }
 
 /// Why a partition's task cannot go on.
@@ -153,7 +142,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         aside: Aside,
         beginning: Beginning,
     ) -> Self {
-        let routes = shared.routes.len();
+        let (routes, places) = (shared.routes.len(), Places::new(&shared.places));
         let mut partition = Self {
             shared,
             assigned,
@@ -161,11 +150,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
             progress,
             ended: beginning.ended,
             lanes: Lanes::default(),
-            running: FuturesUnordered::new(),
+            running: InFlight::new(),
+            finished: VecDeque::new(),
             parked: beginning.parked,
             aside,
             spare: Spare::new(routes),
-            place: None,
+            places,
             pending: None,
             held_up: 0,
             news: 0,
@@ -173,7 +163,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             unstored: VecDeque::new(),
             stored: 0,
             window_reported: None,
-            watch: 0,
+            watch: Watch::new(),
             draining: false,
         };
         for asked in beginning.releases {
@@ -220,8 +210,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     }
                 }
                 Some(asked) = releases.recv() => self.release(asked),
-                Some(finished) = self.running.next(), if !self.running.is_empty() => {
-                    if let Err(halt) = self.finish_all(finished) { break halt }
+                () = ended(&mut self.running, &mut self.finished, &mut self.watch, &self.shared), if !self.running.is_empty() => {
+                    if let Err(halt) = self.finish_all() { break halt }
                 }
                 written = self.aside.next(), if self.aside.busy() => {
                     if let Err(halt) = self.on_written(written) { break halt }
@@ -235,10 +225,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     }
                 }
                 () = self.progress.moved.notified(), if self.pending.is_some() && !more => {}
-                permit = got(&mut self.place), if self.place.is_some() => {
-                    self.place = None;
-                    if let Some(permit) = permit && let Err(halt) = self.start_ready(Some(permit)) { break halt }
-                }
+                () = self.places.got(), if self.places.wants() => {}
                 batch = incoming.recv(), if self.pending.is_none() => match batch {
                     Some(Ok((batch, position))) => {
                         self.progress.read.store(position, Ordering::Relaxed);
@@ -262,95 +249,102 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     /// Starts what can start now; `true`: there is more, and others had no turn for a while.
     fn step(&mut self) -> Result<bool, Halt> {
-        self.start_ready(None)?;
-        self.admit()
+        self.start_ready()?;
+        let more = self.admit()?;
+        if !self.lanes.has_ready() {
+            self.places.let_go();
+        }
+        Ok(more)
     }
 
     /// Starts lanes in line, as far as there are places.
-    fn start_ready(&mut self, mut permit: Option<OwnedSemaphorePermit>) -> Result<(), Halt> {
+    fn start_ready(&mut self) -> Result<(), Halt> {
+        if !self.lanes.has_ready() {
+            return Ok(());
+        }
+        self.watch.begin();
         while self.lanes.has_ready() {
-            let Some(free) = permit.take().or_else(|| self.try_place()) else {
-                let permits = Arc::clone(&self.shared.permits);
-                self.place.get_or_insert_with(|| permits.acquire_owned().map(Result::ok).boxed());
-                return Ok(());
+            let Some(permit) = self.places.take() else {
+                self.places.want();
+                break;
             };
-            if let Some(id) = self.lanes.next_ready() {
-                permit = self.start(id, free)?;
+            match self.lanes.next_ready() {
+                Some(id) => self.start(id, permit)?,
+                None => self.places.give(permit),
             }
         }
+        self.watch.end();
         Ok(())
     }
 
-    fn try_place(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.shared.permits).try_acquire_owned().ok()
-    }
-
-    /// Begins an attempt at a lane's first record, here where that is possible. Gives the place back if it is free.
-    fn start(
-        &mut self,
-        id: LaneId,
-        permit: OwnedSemaphorePermit,
-    ) -> Result<Option<OwnedSemaphorePermit>, Halt> {
-        let Some(lane) = self.lanes.get_mut(id) else { return Ok(Some(permit)) };
+    /// Begins an attempt at a lane's first record, here where that is possible.
+    fn start(&mut self, id: LaneId, permit: Permit) -> Result<(), Halt> {
+        let Some(lane) = self.lanes.get_mut(id) else {
+            self.places.give(permit);
+            return Ok(());
+        };
         lane.head.attempts += 1;
         lane.head.state = State::Running;
-        let (record, attempt, place) = (lane.head.record.clone(), lane.head.attempts, lane.head.place());
-        let began = Instant::now();
-        let in_place = self.shared.in_place(&self.assigned, &record, attempt, &mut self.spare);
-        self.measure(&in_place, &record, began.elapsed());
-        let (begun, returned) = match in_place {
-            InPlace::Over(attempted) => {
-                self.on_attempted(id, attempted)?;
-                return Ok(Some(permit));
-            }
-            InPlace::Waits(started) => (Some(started), None),
-            InPlace::Returned(started, drafts) => (Some(started), Some(drafts)),
-            InPlace::Elsewhere => (None, None),
-        };
-        self.spawn(id, record, attempt, place, permit, begun, returned);
-        Ok(None)
+        let (record, number) = (lane.head.record.clone(), lane.head.attempts);
+        self.watch.before();
+        let (in_place, route) = self.poll_in_place(&record, number);
+        if let InPlace::Over(attempted) = in_place {
+            self.places.give(permit);
+            return self.on_attempted(id, attempted);
+        }
+        self.spawn(id, record, in_place, route, permit);
+        Ok(())
     }
 
-    /// Tells of a poll that took long; the record is read once more to find its route.
-    fn measure(&self, in_place: &InPlace<S>, record: &Record, took: Duration) {
-        if !matches!(in_place, InPlace::Elsewhere)
-            && let Some(route) = self.shared.route_of(record)
+    /// Polls a record's handler once, here; tells of a poll that took long.
+    fn poll_in_place(&mut self, record: &Record, attempt: u32) -> (InPlace<S>, Option<usize>) {
+        let waker = self.running.next_waker();
+        let (in_place, route) = self.shared.in_place(&self.assigned, record, attempt, &mut self.spare, waker);
+        if let Some(took) = self.watch.after()
+            && let Some(route) = route
+            && !matches!(in_place, InPlace::Elsewhere)
         {
             self.shared.took(route, took);
         }
+        (in_place, route)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "what an attempt is made of; one caller beside `admit`")]
+    /// Lets an attempt go on beside this task.
     fn spawn(
-        &self,
+        &mut self,
         lane: LaneId,
         record: Record,
-        attempt: u32,
-        place: aqueduct_core::effects::Place,
-        permit: OwnedSemaphorePermit,
-        begun: Option<Started<S>>,
-        returned: Option<Vec<aqueduct_core::Draft>>,
+        in_place: InPlace<S>,
+        route: Option<usize>,
+        permit: Permit,
     ) {
+        let Some(head) = self.lanes.get(lane).map(|lane| &lane.head) else { return };
+        let (number, place) = (head.attempts, head.place());
         let (shared, assigned) = (Arc::clone(&self.shared), Arc::clone(&self.assigned));
-        let blocks = shared.route_of(&record).is_some_and(|route| shared.blocks(route));
-        let attempt = async move {
-            let (attempted, slot) = shared.attempt(&assigned, &record, place, attempt, begun, returned).await;
-            drop(permit);
-            Finished::Attempt { lane, attempted, slot }
+        let blocks = route.is_some_and(|route| shared.blocks(route));
+        let attempt = Attempt { lane, record, number, place, permit, shared, assigned };
+        let (begun, returned) = match in_place {
+            InPlace::Waits(started) if !blocks => {
+                self.running.insert(Work::Handler(attempt, started));
+                return;
+            }
+            InPlace::Waits(started) => (Some(started), None),
+            InPlace::Returned(started, drafts) => (Some(started), Some(drafts)),
+            InPlace::Over(_) | InPlace::Elsewhere => (None, None),
         };
-        if blocks {
-            let task = AbortOnDropHandle::new(tokio::spawn(attempt));
-            let joined = task.map(move |ended| {
-                ended.unwrap_or_else(|error| {
-                    // Handlers are caught one by one, so this is a defect of ours, or the runtime shuts down.
-                    let attempted = Attempted::Outage(format!("its task ended: {error}"));
-                    Finished::Attempt { lane, attempted, slot: None }
-                })
-            });
-            self.running.push(joined.boxed());
-        } else {
-            self.running.push(attempt.boxed());
+        let attempt = attempt.run(begun, returned);
+        if !blocks {
+            self.running.push(Work::boxed(attempt));
+            return;
         }
+        let task = AbortOnDropHandle::new(tokio::spawn(attempt));
+        self.running.push(Work::boxed(async move {
+            task.await.unwrap_or_else(|error| {
+                // Handlers are caught one by one, so this is a defect of ours, or the runtime shuts down.
+                let attempted = Attempted::Outage(format!("its task ended: {error}"));
+                Finished::Attempt { lane, attempted, slot: None, permit: None }
+            })
+        }));
     }
 
     /// Takes what the window has room for. A record whose key is idle is handled right here.
@@ -358,9 +352,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let Some((batch, mut index, position)) = self.pending.take() else { return Ok(false) };
         let window = self.shared.subscription.window;
         self.look_at_stored();
-        let began = Instant::now();
-        let mut now = began;
-        let mut permit: Option<OwnedSemaphorePermit> = None;
+        let began = self.watch.begin();
         while let Some(record) = Record::new(Arc::clone(&batch), index) {
             // From the stored settled offset: a crash repeats no more than a window.
             let full = self.ring.len() >= window || self.above_stored() >= window;
@@ -371,16 +363,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 self.report_window();
                 return Ok(false);
             }
-            // The clock is read once for a few polls; where they took long together, each of the next is watched.
-            if self.watch > 0 || index % POLLS_A_LOOK == 0 {
-                let before = std::mem::replace(&mut now, Instant::now());
-                if now - before >= BLOCKED && self.watch == 0 {
-                    self.watch = WATCHED;
-                }
-                if now - began > BUDGET {
-                    self.pending = Some((batch, index, position));
-                    return Ok(true);
-                }
+            // One that is handled elsewhere, or not at all, costs time as well.
+            if let Some(now) = self.watch.before()
+                && now - began > BUDGET
+            {
+                self.pending = Some((batch, index, position));
+                return Ok(true);
             }
             index += 1;
             let sequence = self.ring.push(record.offset());
@@ -403,43 +391,34 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 }
             }
             // Who waits in line comes first.
-            let free = if self.lanes.has_ready() { None } else { permit.take().or_else(|| self.try_place()) };
-            let Some(free) = free else {
+            let permit = if self.lanes.has_ready() { None } else { self.places.take() };
+            let Some(permit) = permit else {
                 let id = self
                     .lanes
                     .open(record.key().map(KeyBytes::from), Head::new(record, Origin::Live(sequence)));
                 self.lanes.make_ready(id);
                 continue;
             };
-            let in_place = self.shared.in_place(&self.assigned, &record, 1, &mut self.spare);
-            if self.watch > 0 {
-                self.watch -= 1;
-                self.measure(&in_place, &record, now.elapsed());
-            }
+            let (in_place, route) = self.poll_in_place(&record, 1);
             if let InPlace::Over(Attempted::Ended) = in_place {
-                permit = Some(free);
+                self.places.give(permit);
                 self.end(sequence);
                 continue;
             }
             let mut head = Head::new(record.clone(), Origin::Live(sequence));
             (head.attempts, head.state) = (1, State::Running);
-            let place = head.place();
             let id = self.lanes.open(record.key().map(KeyBytes::from), head);
             match in_place {
                 InPlace::Over(attempted) => {
-                    permit = Some(free);
+                    self.places.give(permit);
                     self.on_attempted(id, attempted)?;
                 }
-                InPlace::Waits(started) => self.spawn(id, record, 1, place, free, Some(started), None),
-                InPlace::Returned(started, drafts) => {
-                    self.spawn(id, record, 1, place, free, Some(started), Some(drafts));
-                }
-                InPlace::Elsewhere => self.spawn(id, record, 1, place, free, None, None),
+                waits => self.spawn(id, record, waits, route, permit),
             }
         }
+        self.watch.end();
         self.ring.pass(position);
-        drop(permit);
-        self.start_ready(None)?;
+        self.start_ready()?;
         Ok(false)
     }
 
@@ -451,25 +430,25 @@ impl<S: Send + Sync + 'static> Partition<S> {
             })
     }
 
-    /// Takes in what ended, and what ended with it.
-    fn finish_all(&mut self, first: Finished<S>) -> Result<(), Halt> {
-        self.finish(first)?;
-        while let Some(Some(finished)) = self.running.next().now_or_never() {
-            self.finish(finished)?;
+    /// Takes in what ended.
+    fn finish_all(&mut self) -> Result<(), Halt> {
+        while let Some(finished) = self.finished.pop_front() {
+            match finished {
+                Finished::Attempt { lane, attempted, slot, permit } => {
+                    if let Some(slot) = slot {
+                        self.spare.give(slot);
+                    }
+                    match permit {
+                        Some(permit) => self.places.give(permit),
+                        None => self.places.lost(),
+                    }
+                    self.on_attempted(lane, attempted)?;
+                }
+                Finished::Marked { lane, attempted } => self.on_attempted(lane, attempted)?,
+                Finished::Loaded { key, offset, loaded } => self.on_loaded(key, offset, loaded)?,
+            }
         }
         Ok(())
-    }
-
-    fn finish(&mut self, finished: Finished<S>) -> Result<(), Halt> {
-        match finished {
-            Finished::Attempt { lane, attempted, slot } => {
-                if let Some(slot) = slot {
-                    self.spare.give(slot);
-                }
-                self.on_attempted(lane, attempted)
-            }
-            Finished::Loaded { key, offset, loaded } => self.on_loaded(key, offset, loaded),
-        }
     }
 
     pub(super) fn end(&mut self, sequence: u64) {
@@ -560,15 +539,15 @@ impl<S: Send + Sync + 'static> Partition<S> {
     ) -> Closed {
         self.draining = true;
         self.pending = None;
-        self.place = None;
+        self.places.let_go();
         if aqueduct_core::planted("drain-begins-deliveries") {
-            self.shared.permits.add_permits(64);
-            drop(self.start_ready(None));
+            self.places.conjure(64);
+            drop(self.start_ready());
         }
         let mut unfinished = self.lanes.drain();
         let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));
         tokio::pin!(timer);
-        while !self.running.is_empty() || self.aside.busy() {
+        while !self.running.is_empty() || !self.finished.is_empty() || self.aside.busy() {
             let ended = tokio::select! {
                 biased;
                 changed = wish.changed() => {
@@ -580,7 +559,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     }
                     Ok(())
                 }
-                Some(finished) = self.running.next(), if !self.running.is_empty() => self.finish(finished),
+                () = async {}, if !self.finished.is_empty() => self.finish_all(),
+                () = ended(&mut self.running, &mut self.finished, &mut self.watch, &self.shared), if !self.running.is_empty() => self.finish_all(),
                 written = self.aside.next(), if self.aside.busy() => self.on_written(written),
                 () = &mut timer => break,
             };
@@ -589,6 +569,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 Err(Halt::Fenced) => return Closed::Fenced,
                 Err(Halt::Stop(reason)) => tracing::warn!(reason, "stopped while draining"),
             }
+            self.places.let_go();
             // What failed now is not tried again here.
             unfinished += self.lanes.drain();
             self.tell();
@@ -652,14 +633,34 @@ impl<S: Send + Sync + 'static> Partition<S> {
     }
 }
 
-/// Waits for a place to run.
-async fn got(
-    place: &mut Option<BoxFuture<'static, Option<OwnedSemaphorePermit>>>,
-) -> Option<OwnedSemaphorePermit> {
-    match place {
-        Some(place) => place.await,
-        None => std::future::pending().await,
-    }
+/// Runs on with what was woken, until something ends. Dropping the future loses nothing.
+async fn ended<S: Send + Sync + 'static>(
+    running: &mut InFlight<Work<S>>,
+    finished: &mut VecDeque<Finished<S>>,
+    watch: &mut Watch,
+    shared: &Shared<S>,
+) {
+    poll_fn(|cx| {
+        watch.begin();
+        let ended = running.poll(
+            cx,
+            |work, cx| {
+                watch.before();
+                let route = work.route();
+                let polled = work.poll(cx);
+                if let Some(took) = watch.after()
+                    && let Some(route) = route
+                {
+                    shared.took(route, took);
+                }
+                polled
+            },
+            |end| finished.push_back(end),
+        );
+        watch.end();
+        ended
+    })
+    .await;
 }
 
 /// What a reader gave, and where it stood afterwards.

@@ -13,7 +13,7 @@ use aqueduct_core::{
     log::{Consumer, TopicSpec},
 };
 use tokio::{
-    sync::{Notify, Semaphore, mpsc},
+    sync::{Notify, mpsc},
     task::JoinSet,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -23,6 +23,7 @@ use crate::{
     delivery::{RouteState, Shared},
     monitor::Monitor,
     parking::{self, control},
+    places::Pool,
     policy::OnFailure,
     running::Running,
     status::{Board, SubscriptionStatus},
@@ -96,7 +97,7 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
         tracing::info!(guarantee = self.board.lock().guarantee, "subscription starts");
         self.make_topics().await.map_err(fail)?;
         let shared = Arc::new(Shared {
-            permits: Arc::new(Semaphore::new(self.subscription.concurrency)),
+            places: Pool::new(self.subscription.concurrency),
             routes: (0..self.routing.len()).map(|_| RouteState::default()).collect(),
             subscription: self.subscription,
             routing: self.routing,
