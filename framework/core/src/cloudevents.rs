@@ -120,55 +120,40 @@ pub struct Incoming<'a> {
     name: Cow<'a, str>,
     version: u32,
     time: Timestamp,
+    size: usize,
     /// The payload; none where the record has no value.
     pub payload: Option<&'a [u8]>,
-    attributes: Attributes<'a>,
-}
-
-/// The text of an attribute. ASCII was looked at and is turned into text only where it is asked for: most attributes of
-/// most records are not.
-#[derive(Debug)]
-enum Text<'a> {
-    Ascii(&'a [u8]),
-    Utf8(Cow<'a, str>),
-}
-
-impl<'a> Text<'a> {
-    fn of_bytes(bytes: &'a [u8]) -> Option<Self> {
-        if bytes.is_ascii() {
-            return Some(Self::Ascii(bytes));
-        }
-        std::str::from_utf8(bytes).ok().map(|text| Self::Utf8(Cow::Borrowed(text)))
-    }
-
-    fn as_str(&self) -> &str {
-        match self {
-            // ASCII is UTF-8.
-            Self::Ascii(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
-            Self::Utf8(text) => text,
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Ascii(bytes) => bytes.is_empty(),
-            Self::Utf8(text) => text.is_empty(),
-        }
-    }
+    /// Looked at, and turned into text only where it is asked for: most attributes of most records are not.
+    binary: Attributes<&'a [u8]>,
+    structured: Option<Box<Attributes<Cow<'a, str>>>>,
 }
 
 /// Attributes that are kept: by name, without the `ce_` of their headers.
-#[derive(Debug, Default)]
-struct Attributes<'a> {
-    specversion: Option<Text<'a>>,
-    id: Option<Text<'a>>,
-    kind: Option<Text<'a>>,
-    source: Option<Text<'a>>,
-    subject: Option<Text<'a>>,
-    time: Option<Text<'a>>,
-    correlation: Option<Text<'a>>,
-    causation: Option<Text<'a>>,
-    trace: Option<Text<'a>>,
+#[derive(Debug)]
+struct Attributes<T> {
+    specversion: Option<T>,
+    id: Option<T>,
+    kind: Option<T>,
+    source: Option<T>,
+    subject: Option<T>,
+    time: Option<T>,
+    correlation: Option<T>,
+    causation: Option<T>,
+    trace: Option<T>,
+}
+
+impl<T> Attributes<T> {
+    const NONE: Self = Self {
+        specversion: None,
+        id: None,
+        kind: None,
+        source: None,
+        subject: None,
+        time: None,
+        correlation: None,
+        causation: None,
+        trace: None,
+    };
 }
 
 /// An event in structured mode.
@@ -203,101 +188,114 @@ impl<'a> Incoming<'a> {
     /// An attribute is repeated or not UTF-8, the specification version is not 1.x, there is no type, `ce_time` is not
     /// RFC 3339, or a structured event does not parse.
     pub fn read(record: &'a Record, default: Option<EventType>) -> Result<Self, DecodeError> {
-        let mut attributes = Attributes::default();
-        let mut structured = false;
+        let mut binary: Attributes<&'a [u8]> = Attributes::NONE;
+        let mut is_structured = false;
         let mut fault = None;
+        let mut payload = record.value();
+        let mut size = record.key().map_or(0, <[u8]>::len) + payload.map_or(0, <[u8]>::len);
         record.visit_headers(&mut |header| {
+            size += header.name.len();
             let Some(value) = header.value else { return };
+            size += value.len();
             let slot = match header.name {
-                b"ce_specversion" => &mut attributes.specversion,
-                b"ce_id" => &mut attributes.id,
-                b"ce_type" => &mut attributes.kind,
-                b"ce_source" => &mut attributes.source,
-                b"ce_subject" => &mut attributes.subject,
-                b"ce_time" => &mut attributes.time,
-                b"ce_correlationid" => &mut attributes.correlation,
-                b"ce_causationid" => &mut attributes.causation,
-                b"traceparent" => &mut attributes.trace,
+                b"ce_specversion" => &mut binary.specversion,
+                b"ce_id" => &mut binary.id,
+                b"ce_type" => &mut binary.kind,
+                b"ce_source" => &mut binary.source,
+                b"ce_subject" => &mut binary.subject,
+                b"ce_time" => &mut binary.time,
+                b"ce_correlationid" => &mut binary.correlation,
+                b"ce_causationid" => &mut binary.causation,
+                b"traceparent" => &mut binary.trace,
                 b"content-type" => {
-                    structured = value.starts_with(b"application/cloudevents+json");
+                    is_structured = value.starts_with(b"application/cloudevents+json");
                     return;
                 }
                 _ => return,
             };
-            let name = || header.name.escape_ascii().to_string();
-            if slot.as_ref().is_some_and(|text| !text.is_empty()) {
-                fault.get_or_insert_with(|| DecodeError::Header {
-                    name: name(),
-                    reason: "it is there twice".to_owned(),
-                });
+            if slot.is_some_and(|value| !value.is_empty()) {
+                fault.get_or_insert_with(|| header_fault(header.name, "it is there twice".to_owned()));
             }
-            match Text::of_bytes(value) {
-                Some(text) => *slot = Some(text),
-                None => {
-                    let shown = value.iter().take(40).copied().collect::<Vec<_>>().escape_ascii().to_string();
-                    fault.get_or_insert_with(|| DecodeError::Header {
-                        name: name(),
-                        reason: format!("it is not UTF-8: {shown}"),
-                    });
-                }
+            if value.is_ascii() || std::str::from_utf8(value).is_ok() {
+                *slot = Some(value);
+            } else {
+                fault.get_or_insert_with(|| {
+                    let shown = value.get(..40).unwrap_or(value).escape_ascii();
+                    header_fault(header.name, format!("it is not UTF-8: {shown}"))
+                });
             }
         });
         if let Some(fault) = fault {
             return Err(fault);
         }
-        let mut payload = record.value();
-        if structured {
-            let value = record.value().unwrap_or_default();
+        let mut structured = None;
+        if is_structured {
+            let value = payload.unwrap_or_default();
             let event: Structured<'a> = serde_json::from_slice(value).map_err(DecodeError::Structured)?;
-            let text = |text: Option<Cow<'a, str>>| text.map(Text::Utf8);
             payload = event.data.map(|data| data.get().as_bytes());
-            attributes = Attributes {
-                specversion: text(event.specversion),
-                id: text(event.id),
-                kind: text(event.kind),
-                source: text(event.source),
-                subject: text(event.subject),
-                time: text(event.time),
-                correlation: text(event.correlationid),
-                causation: text(event.causationid),
-                trace: text(event.traceparent),
-            };
+            structured = Some(Box::new(Attributes {
+                specversion: event.specversion,
+                id: event.id,
+                kind: event.kind,
+                source: event.source,
+                subject: event.subject,
+                time: event.time,
+                correlation: event.correlationid,
+                causation: event.causationid,
+                trace: event.traceparent,
+            }));
         }
-        let (name, version) = match (attributes.kind.take(), default) {
-            (Some(Text::Ascii(bytes)), _) => {
-                let (name, version) = split_type(std::str::from_utf8(bytes).unwrap_or_default());
-                (Cow::Borrowed(name), version)
-            }
-            (Some(Text::Utf8(Cow::Borrowed(text))), _) => {
+        let kind: Option<Cow<'a, str>> = match &mut structured {
+            Some(attributes) => attributes.kind.take(),
+            None => binary.kind.map(|kind| Cow::Borrowed(text(kind))),
+        };
+        let (name, version) = match (kind, default) {
+            (Some(Cow::Borrowed(text)), _) => {
                 let (name, version) = split_type(text);
                 (Cow::Borrowed(name), version)
             }
-            (Some(Text::Utf8(Cow::Owned(text))), _) => {
+            (Some(Cow::Owned(text)), _) => {
                 let (name, version) = split_type(&text);
                 (Cow::Owned(name.to_owned()), version)
             }
             (None, Some(default)) => (Cow::Borrowed(default.name), default.version),
             (None, None) => return Err(DecodeError::NoType),
         };
-        let time = match attributes.time.as_ref().map(Text::as_str) {
-            None => record.timestamp(),
-            Some(text) => Timestamp::parse_rfc3339(text).ok_or_else(|| DecodeError::Header {
+        let mut incoming =
+            Self { record, name, version, time: record.timestamp(), size, payload, binary, structured };
+        if let Some(text) = incoming.text(|of| of.time, |of| &of.time) {
+            incoming.time = Timestamp::parse_rfc3339(text).ok_or_else(|| DecodeError::Header {
                 name: "ce_time".to_owned(),
                 reason: format!("{:?} is not an RFC 3339 time", text.chars().take(40).collect::<String>()),
-            })?,
-        };
-        // A record of another producer may carry no version at all; one that does must be ours to read.
-        match attributes.specversion.as_ref() {
-            None | Some(Text::Ascii([] | [b'1', b'.', ..])) => {}
-            Some(version) => {
-                let version = version.as_str();
-                if !version.is_empty() && !version.starts_with("1.") {
-                    let reason = format!("CloudEvents {:?} is not 1.x", version.escape_debug().to_string());
-                    return Err(DecodeError::Header { name: "ce_specversion".to_owned(), reason });
-                }
-            }
+            })?;
         }
-        Ok(Self { record, name, version, time, payload, attributes })
+        // A record of another producer may carry no version at all; one that does must be ours to read.
+        if let Some(version) = incoming.text(|of| of.specversion, |of| &of.specversion)
+            && !version.is_empty()
+            && !version.starts_with("1.")
+        {
+            let reason = format!("CloudEvents {:?} is not 1.x", version.escape_debug().to_string());
+            return Err(DecodeError::Header { name: "ce_specversion".to_owned(), reason });
+        }
+        Ok(incoming)
+    }
+
+    /// The text of an attribute, from wherever it stands.
+    fn text(
+        &self,
+        binary: impl Fn(&Attributes<&'a [u8]>) -> Option<&'a [u8]>,
+        structured: impl for<'b> Fn(&'b Attributes<Cow<'a, str>>) -> &'b Option<Cow<'a, str>>,
+    ) -> Option<&str> {
+        match &self.structured {
+            Some(attributes) => structured(attributes).as_deref(),
+            None => binary(&self.binary).map(text),
+        }
+    }
+
+    /// Bytes of key, value, and names and values of headers.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.size
     }
 
     /// The name and version of the type.
@@ -319,14 +317,14 @@ impl<'a> Incoming<'a> {
     }
 
     fn trace(&self) -> Option<TraceContext> {
-        self.attributes.trace.as_ref().and_then(|text| TraceContext::parse(text.as_str()))
+        self.text(|of| of.trace, |of| &of.trace).and_then(TraceContext::parse)
     }
 
     /// The id: as the record says, or derived from its position.
     #[must_use]
     pub fn id(&self) -> EventId {
-        match &self.attributes.id {
-            Some(id) => EventId::parse(id.as_str()),
+        match self.text(|of| of.id, |of| &of.id) {
+            Some(id) => EventId::parse(id),
             None => EventId::of_position(
                 self.record.topic().as_str(),
                 self.record.partition(),
@@ -338,25 +336,33 @@ impl<'a> Incoming<'a> {
     /// The source, or nothing where the record does not say.
     #[must_use]
     pub fn source(&self) -> &str {
-        self.attributes.source.as_ref().map(Text::as_str).unwrap_or_default()
+        self.text(|of| of.source, |of| &of.source).unwrap_or_default()
     }
 
     /// The whole envelope.
     #[must_use]
     pub fn envelope(&self) -> Envelope {
-        let id = |text: &Option<Text<'_>>| text.as_ref().map(|text| EventId::parse(text.as_str()));
         Envelope {
             id: self.id(),
             name: self.name.clone().into_owned(),
             version: self.version,
             source: self.source().to_owned(),
-            subject: self.attributes.subject.as_ref().map(|text| text.as_str().to_owned()),
+            subject: self.text(|of| of.subject, |of| &of.subject).map(str::to_owned),
             time: self.time,
-            correlation: id(&self.attributes.correlation),
-            causation: id(&self.attributes.causation),
+            correlation: self.text(|of| of.correlation, |of| &of.correlation).map(EventId::parse),
+            causation: self.text(|of| of.causation, |of| &of.causation).map(EventId::parse),
             trace: self.trace(),
         }
     }
+}
+
+/// Text that was found to be UTF-8.
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap_or_default()
+}
+
+fn header_fault(name: &[u8], reason: String) -> DecodeError {
+    DecodeError::Header { name: name.escape_ascii().to_string(), reason }
 }
 
 #[cfg(test)]

@@ -256,6 +256,13 @@ impl Record {
         (index < batch.len()).then_some(Self { batch, index })
     }
 
+    /// Goes on to the next record of its batch, or says that there is none.
+    pub fn advance(&mut self) -> bool {
+        let more = self.index + 1 < self.batch.len();
+        self.index += usize::from(more);
+        more
+    }
+
     /// All records of a batch.
     pub fn all(batch: &Arc<dyn RecordBatch>) -> impl Iterator<Item = Self> + '_ {
         (0..batch.len()).map(|index| Self { batch: Arc::clone(batch), index })

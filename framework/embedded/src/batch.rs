@@ -1,12 +1,17 @@
 //! Records as one read returned them: one arena, an index, and a checksum verified on the way in.
 
-use std::fmt;
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use aqueduct_core::{
     RecordBatch, Timestamp, TopicName,
     log::{Offset, PartitionId},
     record::{HeaderBlock, HeaderRef},
 };
+
+use crate::shared::lock;
 
 /// Bits of a record's id that hold its offset; the partition's row id is above them.
 pub(crate) const OFFSET_BITS: u32 = 40;
@@ -29,22 +34,16 @@ pub(crate) fn checksum(
     headers: &[u8],
     value: Option<&[u8]>,
 ) -> u32 {
-    let mut hasher = fixed(id, timestamp, key, headers, value);
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&fixed(id, timestamp, key, headers, value));
     hasher.update(key.unwrap_or_default());
     hasher.update(headers);
     hasher.update(value.unwrap_or_default());
     hasher.finalize()
 }
 
-/// The checksum's first part: what has a fixed size. The bytes of key, headers and value follow.
-fn fixed(
-    id: i64,
-    timestamp: i64,
-    key: Option<&[u8]>,
-    headers: &[u8],
-    value: Option<&[u8]>,
-) -> crc32fast::Hasher {
-    let mut hasher = crc32fast::Hasher::new();
+/// What the checksum covers first. The bytes of key, headers and value follow.
+fn fixed(id: i64, timestamp: i64, key: Option<&[u8]>, headers: &[u8], value: Option<&[u8]>) -> [u8; 28] {
     let mut fixed = [0; 28];
     fixed[..8].copy_from_slice(&id.to_le_bytes());
     fixed[8..16].copy_from_slice(&timestamp.to_le_bytes());
@@ -52,15 +51,15 @@ fn fixed(
         let length = part.map_or(-1, |part| i32::try_from(part.len()).unwrap_or(i32::MAX));
         fixed[at..at + 4].copy_from_slice(&length.to_le_bytes());
     }
-    hasher.update(&fixed);
-    hasher
+    fixed
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
     offset: Offset,
     timestamp: Timestamp,
-    /// Where key, headers and value end in the arena; the key starts where the entry before ended.
+    /// Where the key begins in the arena, and where key, headers and value end.
+    start: usize,
     key: usize,
     headers: usize,
     value: usize,
@@ -68,29 +67,60 @@ struct Entry {
     has_value: bool,
 }
 
-/// Records of one partition, copied into one arena.
-pub(crate) struct EmbeddedBatch {
-    partition: PartitionId,
+/// The memory of a batch.
+#[derive(Default)]
+struct Buffer {
     arena: Vec<u8>,
     entries: Vec<Entry>,
 }
 
-/// How much room a batch begins with: what the one before it needed, so that it need not grow.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Room {
-    bytes: usize,
-    records: usize,
+/// At most so many buffers are kept, and none that is larger.
+const KEPT: usize = 16;
+const KEPT_BYTES: usize = 512 << 10;
+
+/// Buffers of batches that were let go, used again: the allocator gives and takes memory of that size page by page.
+#[derive(Default)]
+pub(crate) struct Buffers(Mutex<Vec<Buffer>>);
+
+impl Buffers {
+    fn take(&self) -> Buffer {
+        lock(&self.0).pop().unwrap_or_default()
+    }
+
+    fn give(&self, mut buffer: Buffer) {
+        if buffer.arena.capacity() > KEPT_BYTES {
+            return;
+        }
+        (buffer.arena.clear(), buffer.entries.clear());
+        let mut kept = lock(&self.0);
+        if kept.len() < KEPT {
+            kept.push(buffer);
+        }
+    }
+}
+
+impl fmt::Debug for Buffers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffers({} free)", lock(&self.0).len())
+    }
+}
+
+/// Records of one partition, copied into one arena.
+pub(crate) struct EmbeddedBatch {
+    partition: PartitionId,
+    buffer: Buffer,
+    buffers: Arc<Buffers>,
+}
+
+impl Drop for EmbeddedBatch {
+    fn drop(&mut self) {
+        self.buffers.give(std::mem::take(&mut self.buffer));
+    }
 }
 
 impl EmbeddedBatch {
-    pub(crate) fn new(partition: PartitionId, room: Room) -> Self {
-        let (arena, entries) = (Vec::with_capacity(room.bytes), Vec::with_capacity(room.records));
-        Self { partition, arena, entries }
-    }
-
-    /// The room that a batch like this one needs.
-    pub(crate) fn room(&self) -> Room {
-        Room { bytes: self.arena.len() + self.arena.len() / 16, records: self.entries.len() }
+    pub(crate) fn new(partition: PartitionId, buffers: &Arc<Buffers>) -> Self {
+        Self { partition, buffer: buffers.take(), buffers: Arc::clone(buffers) }
     }
 
     /// Takes a row in, and says whether its bytes match the checksum; where they do not, nothing is taken.
@@ -103,25 +133,29 @@ impl EmbeddedBatch {
         value: Option<&[u8]>,
         crc: u32,
     ) -> bool {
-        let start = self.arena.len();
-        self.arena.extend_from_slice(key.unwrap_or_default());
-        let key_end = self.arena.len();
-        self.arena.extend_from_slice(headers);
-        let headers_end = self.arena.len();
-        self.arena.extend_from_slice(value.unwrap_or_default());
-        // In one piece in the arena, which is faster than in three.
-        let mut hasher = fixed(id, timestamp, key, headers, value);
-        hasher.update(&self.arena[start..]);
-        if hasher.finalize() != crc && !aqueduct_core::planted("embedded-checksum-not-compared") {
-            self.arena.truncate(start);
+        let Buffer { arena, entries } = &mut self.buffer;
+        let whole = arena.len();
+        // All that the checksum covers in one piece, which is faster than in four.
+        arena.extend_from_slice(&fixed(id, timestamp, key, headers, value));
+        let start = arena.len();
+        arena.extend_from_slice(key.unwrap_or_default());
+        let key_end = arena.len();
+        arena.extend_from_slice(headers);
+        let headers_end = arena.len();
+        arena.extend_from_slice(value.unwrap_or_default());
+        if crc32fast::hash(&arena[whole..]) != crc
+            && !aqueduct_core::planted("embedded-checksum-not-compared")
+        {
+            arena.truncate(whole);
             return false;
         }
-        self.entries.push(Entry {
+        entries.push(Entry {
             offset: offset_of(id),
             timestamp: Timestamp::from_micros(timestamp),
+            start,
             key: key_end,
             headers: headers_end,
-            value: self.arena.len(),
+            value: arena.len(),
             has_key: key.is_some(),
             has_value: value.is_some(),
         });
@@ -130,27 +164,27 @@ impl EmbeddedBatch {
 
     /// Bytes of all records.
     pub(crate) fn bytes(&self) -> usize {
-        self.arena.len()
+        self.buffer.arena.len()
     }
 
     /// How many records.
     pub(crate) fn records(&self) -> usize {
-        self.entries.len()
+        self.buffer.entries.len()
     }
 
     /// The offset of the last record.
     pub(crate) fn last(&self) -> Option<Offset> {
-        self.entries.last().map(|entry| entry.offset)
+        self.buffer.entries.last().map(|entry| entry.offset)
     }
 
-    fn start(&self, index: usize) -> usize {
-        index.checked_sub(1).map_or(0, |before| self.entries[before].value)
+    fn entry(&self, index: usize) -> &Entry {
+        &self.buffer.entries[index]
     }
 }
 
 impl fmt::Debug for EmbeddedBatch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "EmbeddedBatch({} records of {})", self.entries.len(), self.partition)
+        write!(f, "EmbeddedBatch({} records of {})", self.records(), self.partition)
     }
 }
 
@@ -164,29 +198,29 @@ impl RecordBatch for EmbeddedBatch {
     }
 
     fn len(&self) -> usize {
-        self.entries.len()
+        self.records()
     }
 
     fn offset(&self, index: usize) -> Offset {
-        self.entries[index].offset
+        self.entry(index).offset
     }
 
     fn timestamp(&self, index: usize) -> Timestamp {
-        self.entries[index].timestamp
+        self.entry(index).timestamp
     }
 
     fn key(&self, index: usize) -> Option<&[u8]> {
-        let entry = &self.entries[index];
-        entry.has_key.then(|| &self.arena[self.start(index)..entry.key])
+        let entry = self.entry(index);
+        entry.has_key.then(|| &self.buffer.arena[entry.start..entry.key])
     }
 
     fn value(&self, index: usize) -> Option<&[u8]> {
-        let entry = &self.entries[index];
-        entry.has_value.then(|| &self.arena[entry.headers..entry.value])
+        let entry = self.entry(index);
+        entry.has_value.then(|| &self.buffer.arena[entry.headers..entry.value])
     }
 
     fn visit_headers<'a>(&'a self, index: usize, visit: &mut dyn FnMut(HeaderRef<'a>)) {
-        let entry = &self.entries[index];
-        HeaderBlock(&self.arena[entry.key..entry.headers]).for_each(visit);
+        let entry = self.entry(index);
+        HeaderBlock(&self.buffer.arena[entry.key..entry.headers]).for_each(visit);
     }
 }

@@ -15,7 +15,7 @@ use aqueduct_core::{
 use tokio::sync::watch;
 
 use crate::{
-    batch::{EmbeddedBatch, Room},
+    batch::EmbeddedBatch,
     error::closed,
     options::configuration,
     reading::{self, Found, Search, Source},
@@ -31,7 +31,6 @@ pub(crate) struct EmbeddedReader {
     handle: Arc<Handle>,
     source: Source,
     next: Offset,
-    room: Room,
     end: watch::Receiver<Offset>,
     /// Offsets of this partition that are gone, of which the reader has not warned yet.
     lost: Vec<Range<Offset>>,
@@ -60,7 +59,7 @@ impl EmbeddedReader {
             compacted: topic.info.spec.compacted,
             lost: lost.clone().into(),
         };
-        Ok(Self { handle, source, next, room: Room::default(), end, lost })
+        Ok(Self { handle, source, next, end, lost })
     }
 
     async fn next_batch(&mut self, max: usize) -> Result<Arc<dyn RecordBatch>, LogError> {
@@ -79,7 +78,6 @@ impl EmbeddedReader {
                         self.warn_of_lost(last + 1);
                         self.next = last + 1;
                     }
-                    self.room = batch.room();
                     return Ok(Arc::new(batch));
                 }
                 Found::Nothing(end) if end < seen => {
@@ -93,7 +91,8 @@ impl EmbeddedReader {
                     // A hole up to the end: the position moves, and the caller learns of it.
                     self.warn_of_lost(end);
                     self.next = end;
-                    return Ok(Arc::new(EmbeddedBatch::new(self.source.partition.clone(), Room::default())));
+                    let buffers = &handle.shared.buffers;
+                    return Ok(Arc::new(EmbeddedBatch::new(self.source.partition.clone(), buffers)));
                 }
             }
         }
@@ -101,10 +100,10 @@ impl EmbeddedReader {
 
     async fn query(&self, max: usize) -> Result<Found, LogError> {
         let (shared, source) = (Arc::clone(&self.handle.shared), self.source.clone());
-        let (from, room) = (self.next, self.room);
+        let from = self.next;
         self.handle
             .query(move |connection| {
-                let found = reading::read(&shared, connection, &source, from, max, room)?;
+                let found = reading::read(&shared, connection, &source, from, max)?;
                 if let Found::Nothing(end) = found
                     && let Some(topic) = shared.topic(&source.partition.topic)
                     && let Some(partition) = topic.partition(source.partition.partition)

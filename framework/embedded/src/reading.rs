@@ -16,7 +16,7 @@ use aqueduct_core::{
 use rusqlite::Connection;
 
 use crate::{
-    batch::{EmbeddedBatch, Room, offset_of, record_id},
+    batch::{EmbeddedBatch, offset_of, record_id},
     file::{beside, holder},
     groups::{self, Tending},
     shared::{Shared, advance, lock},
@@ -151,14 +151,13 @@ impl Source {
     }
 }
 
-/// Reads records of a partition from `from` on, into an arena with this much room.
+/// Reads records of a partition from `from` on.
 pub(crate) fn read(
     shared: &Shared,
     connection: &Connection,
     source: &Source,
     from: Offset,
     max: usize,
-    room: Room,
 ) -> Result<Found, LogError> {
     let (partition, id) = (&source.partition, source.id);
     let corrupt = |offset: Offset, what: &str| {
@@ -174,7 +173,7 @@ pub(crate) fn read(
     if from < first || from > end {
         return Err(out_of_range(partition, from, first, end));
     }
-    let mut batch = EmbeddedBatch::new(partition.clone(), room);
+    let mut batch = EmbeddedBatch::new(partition.clone(), &shared.buffers);
     // Without `LIMIT ?`: binding a limit makes SQLite plan the statement again.
     let mut statement = connection
         .prepare_cached(

@@ -18,6 +18,7 @@ use aqueduct_core::{
 use tokio::sync::{oneshot, watch};
 
 use crate::{
+    batch::Buffers,
     command::Command,
     error::{closed, sqlite},
     file::Place,
@@ -89,6 +90,7 @@ pub(crate) struct Shared {
     /// Since when the writer waits for another process.
     pub(crate) lock_wait: Mutex<Option<Instant>>,
     lost: Mutex<Vec<(i64, LostRange)>>,
+    pub(crate) buffers: Arc<Buffers>,
 }
 
 impl Shared {
@@ -104,6 +106,7 @@ impl Shared {
             closed: AtomicBool::new(false),
             lock_wait: Mutex::new(None),
             lost: Mutex::default(),
+            buffers: Arc::default(),
         }
     }
 

@@ -110,8 +110,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         waker: &Waker,
     ) -> (InPlace<S>, Option<usize>) {
         let (incoming, route) = match self.read(record) {
-            Ok(Ok(read)) => read,
-            Ok(Err(over)) | Err(over) => return (InPlace::Over(over), None),
+            Ok(read) => read,
+            Err(over) => return (InPlace::Over(over), None),
         };
         (self.poll_in_place(assigned, &incoming, route, attempt, spare, waker), Some(route))
     }
@@ -199,10 +199,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
         begun: &mut Option<Started<S>>,
         returned: Option<Vec<Draft>>,
     ) -> Result<Attempted, Attempted> {
-        let (incoming, route) = match self.read(record)? {
-            Ok(read) => read,
-            Err(over) => return Ok(over),
-        };
+        let (incoming, route) = self.read(record)?;
         let Some(handler) = self.routing.route(route) else { return Ok(Attempted::Ended) };
         let payload = incoming.payload.unwrap_or_default();
         let context = Context { state: &self.state, incoming: &incoming, payload, attempt, lease: None };
@@ -246,20 +243,24 @@ impl<S: Send + Sync + 'static> Shared<S> {
         Ok(delivery.commit(transaction).await)
     }
 
-    /// Reads a record as an event and finds its handler. The inner error: there is nothing to do.
-    #[allow(clippy::type_complexity, reason = "one use, two lines below its meaning")]
-    fn read<'a>(&self, record: &'a Record) -> Result<Result<(Incoming<'a>, usize), Attempted>, Attempted> {
+    /// Reads a record as an event and finds its handler. The error: there is nothing to run.
+    fn read<'a>(&self, record: &'a Record) -> Result<(Incoming<'a>, usize), Attempted> {
         let undecodable = Attempted::Undecodable;
-        let (size, limit) = (record.size(), self.subscription.max_record_bytes);
-        if size > limit {
-            return Err(undecodable(DecodeError::TooLarge { size, limit }));
+        let limit = self.subscription.max_record_bytes;
+        // Before it is looked into; its headers are counted on the way.
+        if record.value().is_some_and(|value| value.len() > limit) {
+            return Err(undecodable(DecodeError::TooLarge { size: record.size(), limit }));
         }
         let incoming =
             Incoming::read(record, self.routing.default_type(record.topic())).map_err(undecodable)?;
+        let size = incoming.size();
+        if size > limit {
+            return Err(undecodable(DecodeError::TooLarge { size, limit }));
+        }
         let (name, version) = incoming.event_type();
         let (route, info) = match self.routing.target(name) {
             Some(Target::Handle(route, info)) => (*route, info),
-            Some(Target::Ignore) => return Ok(Err(Attempted::Ended)),
+            Some(Target::Ignore) => return Err(Attempted::Ended),
             None => {
                 return Err(undecodable(DecodeError::UnknownType { name: name.to_owned(), version }));
             }
@@ -271,12 +272,12 @@ impl<S: Send + Sync + 'static> Shared<S> {
         if incoming.payload.is_none() {
             return Err(undecodable(DecodeError::NoValue { event }));
         }
-        Ok(Ok((incoming, route)))
+        Ok((incoming, route))
     }
 
     /// The route of a record, where it has one.
     pub(crate) fn route_of(&self, record: &Record) -> Option<usize> {
-        self.read(record).ok()?.ok().map(|(_, route)| route)
+        self.read(record).ok().map(|(_, route)| route)
     }
 
     /// Whether a route's attempts are tasks of their own.

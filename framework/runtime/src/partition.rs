@@ -102,8 +102,8 @@ pub(crate) struct Partition<S> {
     pub(super) aside: Aside,
     spare: Spare<S>,
     places: Places,
-    /// Read, and not yet within the window: with the next index, and where the reader stood after it.
-    pending: Option<(Arc<dyn RecordBatch>, usize, Offset)>,
+    /// Read, and not yet within the window: the next record of a batch, and where the reader stood after the batch.
+    pending: Option<(Record, Offset)>,
     /// Heads that an outage holds.
     pub(super) held_up: usize,
     /// Ended since the status was last told.
@@ -230,7 +230,10 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     Some(Ok((batch, position))) => {
                         self.progress.read.store(position, Ordering::Relaxed);
                         self.progress.given.store(true, Ordering::Relaxed);
-                        self.pending = Some((batch, 0, position));
+                        match Record::new(batch, 0) {
+                            Some(first) => self.pending = Some((first, position)),
+                            None => self.ring.pass(position),
+                        }
                     }
                     Some(Err(error)) => break Halt::Stop(error.to_string()),
                     None => break Halt::Stop("its reader ended".to_owned()),
@@ -347,79 +350,90 @@ impl<S: Send + Sync + 'static> Partition<S> {
         }));
     }
 
-    /// Takes what the window has room for. A record whose key is idle is handled right here.
+    /// Takes what the window has room for; `true`: there is more, and others had no turn for a while.
     fn admit(&mut self) -> Result<bool, Halt> {
-        let Some((batch, mut index, position)) = self.pending.take() else { return Ok(false) };
+        let Some((mut record, position)) = self.pending.take() else { return Ok(false) };
         let window = self.shared.subscription.window;
         self.look_at_stored();
         let began = self.watch.begin();
-        while let Some(record) = Record::new(Arc::clone(&batch), index) {
+        loop {
             // From the stored settled offset: a crash repeats no more than a window.
             let full = self.ring.len() >= window || self.above_stored() >= window;
             if full && !aqueduct_core::planted("window-without-bound")
                 || aqueduct_core::planted("retries-hold-neighbours") && self.lanes.next_due().is_some()
             {
-                self.pending = Some((batch, index, position));
+                self.pending = Some((record, position));
                 self.report_window();
                 return Ok(false);
             }
-            // One that is handled elsewhere, or not at all, costs time as well.
-            if let Some(now) = self.watch.before()
-                && now - began > BUDGET
-            {
-                self.pending = Some((batch, index, position));
+            if self.watch.before().is_some_and(|now| now - began > BUDGET) {
+                self.pending = Some((record, position));
                 return Ok(true);
             }
-            index += 1;
-            let sequence = self.ring.push(record.offset());
-            if (!self.ended.is_empty() && self.ended.remove(&record.offset())) || self.ignored(&record) {
-                self.end(sequence);
-                continue;
-            }
-            if let Some(key) = record.key() {
-                if let Some(parked) = self.parked.get(key)
-                    && !aqueduct_core::planted("parked-key-not-consulted")
-                {
-                    self.park_behind(&parked, sequence, record)?;
-                    continue;
-                }
-                if let Some(id) = self.lanes.of_key(key)
-                    && !aqueduct_core::planted("key-in-parallel")
-                {
-                    self.queue(id, sequence, record)?;
-                    continue;
-                }
-            }
-            // Who waits in line comes first.
-            let permit = if self.lanes.has_ready() { None } else { self.places.take() };
-            let Some(permit) = permit else {
-                let id = self
-                    .lanes
-                    .open(record.key().map(KeyBytes::from), Head::new(record, Origin::Live(sequence)));
-                self.lanes.make_ready(id);
-                continue;
-            };
-            let (in_place, route) = self.poll_in_place(&record, 1);
-            if let InPlace::Over(Attempted::Ended) = in_place {
-                self.places.give(permit);
-                self.end(sequence);
-                continue;
-            }
-            let mut head = Head::new(record.clone(), Origin::Live(sequence));
-            (head.attempts, head.state) = (1, State::Running);
-            let id = self.lanes.open(record.key().map(KeyBytes::from), head);
-            match in_place {
-                InPlace::Over(attempted) => {
-                    self.places.give(permit);
-                    self.on_attempted(id, attempted)?;
-                }
-                waits => self.spawn(id, record, waits, route, permit),
+            self.take_in(&record)?;
+            if !record.advance() {
+                break;
             }
         }
         self.watch.end();
         self.ring.pass(position);
         self.start_ready()?;
         Ok(false)
+    }
+
+    /// Takes a record in. One whose key is idle is handled right here.
+    fn take_in(&mut self, record: &Record) -> Result<(), Halt> {
+        let sequence = self.ring.push(record.offset());
+        if (!self.ended.is_empty() && self.ended.remove(&record.offset())) || self.ignored(record) {
+            self.end(sequence);
+            return Ok(());
+        }
+        if let Some(key) = record.key() {
+            if let Some(parked) = self.parked.get(key)
+                && !aqueduct_core::planted("parked-key-not-consulted")
+            {
+                return self.park_behind(&parked, sequence, record.clone());
+            }
+            if let Some(id) = self.lanes.of_key(key)
+                && !aqueduct_core::planted("key-in-parallel")
+            {
+                return self.queue(id, sequence, record.clone());
+            }
+        }
+        // Who waits in line comes first.
+        let permit = if self.lanes.has_ready() { None } else { self.places.take() };
+        let Some(permit) = permit else {
+            let id = self
+                .lanes
+                .open(record.key().map(KeyBytes::from), Head::new(record.clone(), Origin::Live(sequence)));
+            self.lanes.make_ready(id);
+            return Ok(());
+        };
+        let (in_place, route) = self.poll_in_place(record, 1);
+        match in_place {
+            InPlace::Over(Attempted::Ended) => {
+                self.places.give(permit);
+                self.end(sequence);
+                Ok(())
+            }
+            InPlace::Over(attempted) => {
+                self.places.give(permit);
+                let id = self.open_running(record, sequence);
+                self.on_attempted(id, attempted)
+            }
+            waits => {
+                let id = self.open_running(record, sequence);
+                self.spawn(id, record.clone(), waits, route, permit);
+                Ok(())
+            }
+        }
+    }
+
+    /// Opens the lane of a record that is being attempted for the first time.
+    fn open_running(&mut self, record: &Record, sequence: u64) -> LaneId {
+        let mut head = Head::new(record.clone(), Origin::Live(sequence));
+        (head.attempts, head.state) = (1, State::Running);
+        self.lanes.open(record.key().map(KeyBytes::from), head)
     }
 
     /// An ignored event has no effect, so it need not wait for its key.
