@@ -22,8 +22,8 @@ use crate::{
     dead_letter,
     lanes::{KeyBytes, LaneId},
     parking::{self, control, frame},
-    partition::Progress,
     policy::Retry,
+    progress::Progress,
     status::Board,
 };
 

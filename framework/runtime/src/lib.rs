@@ -4,17 +4,19 @@
 //! - [`subscription`]: [`Subscription`], what a service declares; its guarantee line
 //! - [`policy`]: [`Retry`] and [`OnFailure`]
 //! - `subscriber`: one task per subscription; makes the log's client anew when it died
-//! - `running`: assignments, hand-over, drain, while there is a client; `settler` stores settled offsets, `monitor` finds
-//!   partitions without progress
-//! - `partition`: one task per partition: window, lanes by key (`lanes`), the `ring` of ended deliveries; what is under
-//!   way (`work`) is `in_flight`, within the `places` of the subscription
+//! - `running`: hand-over and drain, while there is a client; `assignment`: taking partitions up; `settler` stores
+//!   settled offsets, `monitor` finds partitions without progress
+//! - `partition`: one task per partition; `admission`: what it begins, by window, lanes of keys (`lanes`) and the
+//!   subscription's `places`; `in_flight`: what is under way (`work`); `progress` and `ring`: how far it is
 //! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the
 //!   handler works for others
 //! - `aside`: writes dead letters (`dead_letter`) and parked records
 //! - [`parking`]: keys that wait for an operator, and how they are released
 //! - [`status`]: what a subscription says of itself
 
+mod admission;
 mod aside;
+mod assignment;
 pub mod bus;
 mod dead_letter;
 mod delivery;
@@ -28,6 +30,7 @@ pub mod parking;
 mod partition;
 mod places;
 pub mod policy;
+mod progress;
 mod ring;
 mod running;
 #[cfg(all(test, feature = "shuttle"))]

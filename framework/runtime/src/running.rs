@@ -1,18 +1,16 @@
-//! A subscription while it has its client: assignments, settling, hand-over, drain.
+//! A subscription while it has its client: signals, settling, hand-over, drain.
 
 use std::{
-    collections::{BTreeMap, HashSet},
-    panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use aqueduct_core::{
-    LogError, LogErrorKind,
-    effects::{Claim, Effects, Scope, Taken},
-    log::{Assignment, Consumer, Offset, PartitionId, PartitionReader, Signal, Start},
+    LogError,
+    effects::Claim,
+    log::{Consumer, Offset, PartitionId, Signal},
 };
-use futures_util::FutureExt;
 use tokio::{
     sync::{Notify, mpsc, watch},
     task::JoinSet,
@@ -21,24 +19,20 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    aside::{Aside, Writer},
-    delivery::{Assigned, Shared},
+    delivery::Shared,
     monitor::Monitor,
-    parking::{
-        control::{Asked, Open},
-        rebuild::rebuild,
-    },
-    partition::{Beginning, Closed, Partition, Progress, Wish},
+    parking::control::{Asked, Open},
+    partition::{Closed, Wish},
+    progress::Progress,
     settler::{self, Due, Stored},
-    status::PartitionStatus,
-    sync::{AtomicBool, AtomicI64, Ordering},
+    sync::Ordering,
 };
 
 /// How often settled offsets are stored.
-const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
+pub(super) const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a partition that is given back, or a subscription that ends, waits for its last settle.
-const LAST_SETTLE: Duration = Duration::from_secs(1);
+pub(super) const LAST_SETTLE: Duration = Duration::from_secs(1);
 
 /// What a drain keeps of its deadline for the last settle.
 const DRAIN_RESERVE: Duration = Duration::from_millis(200);
@@ -71,18 +65,18 @@ pub(crate) struct Running<S> {
 /// A partition in this process.
 pub(crate) struct Owned {
     pub(crate) generation: i64,
-    claim: Option<Claim>,
-    wish: watch::Sender<Wish>,
+    pub(super) claim: Option<Claim>,
+    pub(super) wish: watch::Sender<Wish>,
     pub(crate) progress: Arc<Progress>,
-    releases: mpsc::UnboundedSender<Asked>,
+    pub(super) releases: mpsc::UnboundedSender<Asked>,
     /// The settled offset that the log and the database have.
-    stored: Offset,
+    pub(super) stored: Offset,
     /// Whether the group waits for it.
-    revoking: bool,
+    pub(super) revoking: bool,
     /// Whether its task has ended.
-    closed: bool,
+    pub(super) closed: bool,
     /// Whether another owner has it: nothing of it is settled any more.
-    fenced: bool,
+    pub(super) fenced: bool,
 }
 
 impl Owned {
@@ -92,7 +86,7 @@ impl Owned {
     }
 
     /// Tells the task, unless it is lost already.
-    fn wish(&self, wish: Wish) {
+    pub(super) fn wish(&self, wish: Wish) {
         self.wish.send_if_modified(|wished| {
             let changes = *wished != Wish::Lost;
             if changes {
@@ -104,7 +98,7 @@ impl Owned {
 }
 
 impl<S: Clone + Send + Sync + 'static> Running<S> {
-    fn name(&self) -> &str {
+    pub(super) fn name(&self) -> &str {
         &self.shared.subscription.name
     }
 
@@ -226,158 +220,6 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         Ok(())
     }
 
-    async fn assign(
-        &mut self,
-        assignments: Vec<Assignment>,
-        stop: &CancellationToken,
-    ) -> Result<(), LogError> {
-        let mut starts = Vec::new();
-        let mut taken = Vec::new();
-        let mut anew = false;
-        for assignment in assignments {
-            let mut settled = assignment.settled;
-            let (mut claim, mut ended) = (None, Vec::new());
-            if let Some(effects) = self.shared.effects.clone() {
-                // None: the subscription ends before the database answers.
-                let Some(found) = self.take(&*effects, &assignment, stop).await else { return Ok(()) };
-                // The database decides: what the log has only serves lag tools.
-                if !aqueduct_core::planted("log-decides-where-reading-starts") {
-                    settled = found.settled;
-                }
-                claim = Some(found.claim);
-                ended = found.ended;
-            }
-            anew |= settled.is_none() && self.shared.subscription.start != Start::Earliest;
-            anew &= !aqueduct_core::planted("start-not-kept");
-            let start = settled.map_or(self.shared.subscription.start, Start::Offset);
-            taken.push((assignment.clone(), claim, ended));
-            starts.push((assignment, start));
-        }
-        let readers = match self.consumer.assign(starts.clone()).await {
-            Ok(readers) => readers,
-            Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
-                // Some were lost again before they were taken up: the signal that says so is on its way. The others are
-                // ours.
-                let (mut readers, mut kept) = (Vec::new(), Vec::new());
-                for (start, taken) in starts.into_iter().zip(taken) {
-                    match self.consumer.assign(vec![start]).await {
-                        Ok(reader) => {
-                            readers.extend(reader);
-                            kept.push(taken);
-                        }
-                        Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
-                            tracing::warn!(subscription = self.name(), %error, "an assignment was over before it began");
-                        }
-                        Err(error) => return Err(error),
-                    }
-                }
-                taken = kept;
-                readers
-            }
-            Err(error) => return Err(error),
-        };
-        let mut tasks = Vec::new();
-        for ((assignment, claim, ended), reader) in taken.into_iter().zip(readers) {
-            let start = reader.position();
-            let progress = Arc::new(Progress {
-                settled: AtomicI64::new(start),
-                read: AtomicI64::new(start),
-                given: AtomicBool::new(false),
-                hungry: AtomicBool::new(false),
-                stored: AtomicI64::new(start),
-                moved: Notify::new(),
-                hurry: Arc::clone(&self.hurry),
-            });
-            let (wish, wished) = watch::channel(Wish::Run);
-            let (releases, released) = mpsc::unbounded_channel();
-            let (id, generation) = (assignment.partition, assignment.generation);
-            let status = PartitionStatus { settled: start, ..PartitionStatus::default() };
-            self.shared.board.lock().partitions.insert(id.clone(), status);
-            let assigned = Arc::new(Assigned {
-                partition: id.clone(),
-                topic_id: assignment.topic_id,
-                generation,
-                claim,
-            });
-            let task = Task {
-                shared: Arc::clone(&self.shared),
-                consumer: Arc::clone(&self.consumer),
-                assigned,
-                start,
-                ended: ended.into_iter().collect(),
-                progress: Arc::clone(&progress),
-                open: Arc::clone(&self.releases),
-                reader,
-                wished,
-                released,
-            };
-            tasks.push((id.clone(), generation, task));
-            let (stored, revoking, closed, fenced) = (-1, false, false, false);
-            let owned =
-                Owned { generation, claim, wish, progress, releases, stored, revoking, closed, fenced };
-            if let Some(older) = self.partitions.insert(id, owned) {
-                older.wish(Wish::Lost);
-            }
-        }
-        // A start that is not the beginning is kept before the first delivery: else a kill would choose a later one,
-        // and what lies between would never be handled.
-        while anew && !stop.is_cancelled() {
-            self.settle_now(LAST_SETTLE).await;
-            anew = tasks.iter().any(|(id, ..)| {
-                self.partitions.get(id).is_some_and(|owned| owned.stored < 0 && !owned.fenced)
-            });
-            if anew {
-                tokio::select! {
-                    biased;
-                    () = stop.cancelled() => {}
-                    () = tokio::time::sleep(SETTLE_INTERVAL) => {}
-                }
-            }
-        }
-        for (id, generation, task) in tasks {
-            self.tasks.spawn(async move {
-                let closed = AssertUnwindSafe(task.run()).catch_unwind().await;
-                // Handlers are caught one by one, so this is a defect of ours, or of an error's `Display`.
-                (id, generation, closed.unwrap_or_else(|_| Closed::Stopped("its task panicked".to_owned())))
-            });
-        }
-        Ok(())
-    }
-
-    /// Takes a partition in the database, waiting for one that does not answer.
-    async fn take(
-        &self,
-        effects: &dyn Effects,
-        assignment: &Assignment,
-        stop: &CancellationToken,
-    ) -> Option<Taken> {
-        let scope = Scope {
-            subscription: self.name().to_owned(),
-            topic_id: assignment.topic_id,
-            partition: assignment.partition.clone(),
-        };
-        let mut failures = 0;
-        loop {
-            let error = tokio::select! {
-                biased;
-                () = stop.cancelled() => return None,
-                taken = effects.take(&scope) => match taken {
-                    Ok(taken) => return Some(taken),
-                    Err(error) => error,
-                },
-            };
-            failures += 1;
-            let delay =
-                self.shared.subscription.retry.delay(failures, self.shared.bus.environment().random_u64());
-            tracing::warn!(subscription = self.name(), partition = %scope.partition, %error, ?delay, "cannot take the partition yet");
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return None,
-                () = tokio::time::sleep(delay) => {}
-            }
-        }
-    }
-
     async fn on_closed(&mut self, ended: Result<(PartitionId, i64, Closed), tokio::task::JoinError>) {
         let (id, generation, closed) = match ended {
             Ok(ended) => ended,
@@ -486,7 +328,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
     }
 
     /// Settles, and waits for it; not longer than `limit`, since the database may be held by a handler for ever.
-    async fn settle_now(&mut self, limit: Duration) {
+    pub(super) async fn settle_now(&mut self, limit: Duration) {
         let settled = tokio::time::timeout(limit, async {
             while let Some(round) = self.rounds.join_next().await {
                 self.on_stored(round);
@@ -505,84 +347,5 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             );
             self.rounds.abort_all();
         }
-    }
-}
-
-/// What a partition's task is made of.
-struct Task<S> {
-    shared: Arc<Shared<S>>,
-    consumer: Arc<dyn Consumer>,
-    assigned: Arc<Assigned>,
-    start: Offset,
-    ended: HashSet<Offset>,
-    progress: Arc<Progress>,
-    open: Arc<Mutex<Open>>,
-    reader: Box<dyn PartitionReader>,
-    wished: watch::Receiver<Wish>,
-    released: mpsc::UnboundedReceiver<Asked>,
-}
-
-impl<S: Send + Sync + 'static> Task<S> {
-    /// Reads what is parked, then runs the partition: nothing is delivered before.
-    async fn run(mut self) -> Closed {
-        let (group, log) = (self.shared.subscription.name.clone(), Arc::clone(self.shared.bus.log()));
-        let environment = self.shared.bus.environment().clone();
-        let mut failures = 0;
-        let rebuilt = loop {
-            let Assigned { partition, topic_id, .. } = &*self.assigned;
-            let error = tokio::select! {
-                biased;
-                changed = self.wished.changed() => {
-                    let wished = if changed.is_ok() { *self.wished.borrow_and_update() } else { Wish::Lost };
-                    match wished {
-                        Wish::Run => continue,
-                        Wish::Drain(_) => return Closed::Drained { unfinished: 0 },
-                        Wish::Lost => return Closed::Fenced,
-                    }
-                }
-                rebuilt = async {
-                    if failures > 0 {
-                        let random = environment.random_u64();
-                        tokio::time::sleep(self.shared.subscription.retry.delay(failures, random)).await;
-                    }
-                    rebuild(&*log, &group, partition, *topic_id, self.start).await
-                } => match rebuilt {
-                    Ok(rebuilt) => break rebuilt,
-                    Err(error) => error,
-                },
-            };
-            if error.kind() != LogErrorKind::Unreachable {
-                return Closed::Stopped(format!("its parked records cannot be read: {error}"));
-            }
-            failures += 1;
-            let waiting = format!("its parked records cannot be read now: {error}");
-            tracing::warn!(subscription = group, %partition, reason = waiting, "waiting for an outage to end");
-            self.shared.board.partition(partition, |status| status.waiting = Some(waiting));
-        };
-        if failures > 0 {
-            self.shared.board.partition(&self.assigned.partition, |status| status.waiting = None);
-        }
-        self.ended.extend(rebuilt.ended);
-        let releases = {
-            let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-            open.of(&self.assigned.partition).cloned().collect()
-        };
-        let aside = Aside::new(Writer {
-            group,
-            log,
-            consumer: self.consumer,
-            environment,
-            retry: self.shared.subscription.retry,
-            board: self.shared.board.clone(),
-            partition: self.assigned.partition.clone(),
-            topic_id: self.assigned.topic_id,
-            generation: self.assigned.generation,
-            progress: Arc::clone(&self.progress),
-            open: tokio::sync::Mutex::default(),
-        });
-        let beginning = Beginning { ended: self.ended, parked: rebuilt.parked, releases };
-        let partition =
-            Partition::new(self.shared, self.assigned, self.start, self.progress, aside, beginning);
-        partition.run(self.reader, self.wished, self.released).await
     }
 }
