@@ -170,7 +170,8 @@ impl Inner {
         turn: Turn,
         write: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send,
     ) -> Result<T, DatabaseError> {
-        let session = self.gate.turn(turn).await?;
+        let mut session = self.gate.turn(turn).await?;
+        session.start().map_err(|source| self.gate.sql(source))?;
         let result = write(session.conn()).map_err(|source| self.gate.sql(source))?;
         let outcome =
             session.finish(std::collections::HashMap::new()).map_err(|source| self.gate.sql(source))?;

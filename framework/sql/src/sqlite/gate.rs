@@ -13,7 +13,10 @@ use std::{
 
 use tokio::sync::{Notify, oneshot};
 
-use super::session::{Lent, Session};
+use super::{
+    position::Standing,
+    session::{Lent, Session},
+};
 use crate::error::DatabaseError;
 
 /// Turns of one group.
@@ -54,6 +57,8 @@ pub(super) struct Group {
     pub(super) outcomes: Vec<oneshot::Sender<Outcome>>,
     /// Staged events by type, written before the commit.
     pub(super) published: HashMap<String, i64>,
+    /// The positions of its deliveries, read once.
+    pub(super) standings: Vec<Standing>,
     /// SQLite rolled the whole transaction back within a turn.
     pub(super) broken: Option<Arc<str>>,
 }
@@ -65,6 +70,7 @@ impl Group {
             turns: 0,
             outcomes: Vec::new(),
             published: HashMap::new(),
+            standings: Vec::new(),
             broken: None,
         }
     }
@@ -91,6 +97,9 @@ struct State {
     over: Option<Over>,
     /// After a failed commit this many turns go alone, so that one bad turn does not fail its neighbours again.
     alone: usize,
+    /// The writer waits for work: who brings some wakes it. While it waits for the connection a new waiter is none of
+    /// its business.
+    idle: bool,
 }
 
 /// The queue in front of the write connection.
@@ -153,17 +162,20 @@ impl Gate {
     /// Waits for a turn; the place in the queue is taken at the first poll. Dropping the future gives it up.
     pub(super) async fn turn(self: &Arc<Self>, turn: Turn) -> Result<Session, DatabaseError> {
         let (hand, turn_comes) = oneshot::channel();
-        {
+        let idle = {
             let mut state = self.state();
             if let Some(over) = state.over.clone() {
                 return Err(self.error(over));
             }
             state.queue.push_back(Waiter { turn, hand });
+            std::mem::take(&mut state.idle)
+        };
+        if idle {
+            self.wake.notify_one();
         }
-        self.wake.notify_one();
         match turn_comes.await {
             Ok(mut session) => {
-                session.start().map_err(|source| self.sql(source))?;
+                session.begin();
                 Ok(session)
             }
             // Waiters are only let go when the gate is over.
@@ -174,9 +186,10 @@ impl Gate {
     /// Gives the connection to the next waiter of this group, or to the writer.
     pub(super) fn pass(self: &Arc<Self>, mut lent: Box<Lent>) {
         loop {
+            let now = Instant::now();
             let mut state = self.state();
             if let Some((turn, since)) = state.holder.take() {
-                let held = since.elapsed();
+                let held = now - since;
                 if held > SLOW_TURN {
                     tracing::warn!(
                         database = %self.path.display(), ?turn, held_ms = held.as_millis(),
@@ -186,7 +199,7 @@ impl Gate {
             }
             let group = &lent.group;
             let limit = if state.alone > 0 { 1 } else { MAX_TURNS };
-            let full = group.turns >= limit || group.broken.is_some() || group.began.elapsed() > MAX_AGE;
+            let full = group.turns >= limit || group.broken.is_some() || now - group.began > MAX_AGE;
             let mut next = if full { None } else { state.queue.pop_front() };
             if aqueduct_core::planted("turns-out-of-order")
                 && let Some(later) = next.take_if(|_| !state.queue.is_empty())
@@ -200,7 +213,7 @@ impl Gate {
                 self.wake.notify_one();
                 return;
             };
-            state.holder = Some((waiter.turn, Instant::now()));
+            state.holder = Some((waiter.turn, now));
             drop(state);
             match waiter.hand.send(Session::new(lent, Arc::clone(self), waiter.turn)) {
                 Ok(()) => return,
@@ -244,7 +257,9 @@ impl Gate {
             if left.is_zero() {
                 return None;
             }
+            state.idle = true;
             state = self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+            state.idle = false;
         }
     }
 

@@ -100,50 +100,88 @@ pub(super) enum Marked {
     Fenced,
 }
 
+/// A position's row. Within a group of turns only `take` and `raise` change it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    pub(super) row: i64,
+    generation: i64,
+    settled: Option<Offset>,
+    scope: i64,
+}
+
+/// Reads a position's row.
+pub(super) fn standing(conn: &Connection, row: i64) -> rusqlite::Result<Option<Standing>> {
+    conn.prepare_cached("SELECT generation, settled, scope FROM aqueduct_position WHERE id = ?1")?
+        .query_row([row], |columns| {
+            let (generation, settled, scope) = (columns.get(0)?, columns.get(1)?, columns.get(2)?);
+            Ok(Standing { row, generation, settled, scope })
+        })
+        .optional()
+}
+
+/// The marks that a turn has made.
+#[derive(Debug, Default)]
+pub(super) struct Marks {
+    position: Option<(i64, Offset)>,
+    event: Option<(i64, EventMark)>,
+}
+
+impl Marks {
+    /// Takes them back. They are not within the turn's savepoint: a page that is changed for the first time in a
+    /// savepoint is copied, and each mark is on a page of its own.
+    pub(super) fn undo(self, conn: &Connection) -> rusqlite::Result<()> {
+        if let Some((row, offset)) = self.position {
+            conn.prepare_cached("DELETE FROM aqueduct_mark WHERE position = ?1 AND offset = ?2")?
+                .execute([row, offset])?;
+        }
+        if let Some((scope, event)) = self.event {
+            conn.prepare_cached("DELETE FROM aqueduct_event_mark WHERE scope = ?1 AND event = ?2")?
+                .execute(params![scope, event])?;
+        }
+        Ok(())
+    }
+}
+
 /// Marks a delivery by position and by event id, under the claim's generation. A released one that the settled offset
 /// has passed is marked by event id alone.
+///
+/// Each statement is of one row and of values: one that selects opens a savepoint of its own.
 pub(super) fn mark(
     conn: &Connection,
+    standing: &Standing,
     claim: Claim,
     place: Place,
     event: Option<&EventMark>,
     now: i64,
+    marks: &mut Marks,
 ) -> rusqlite::Result<Marked> {
-    let claim = newest(conn, claim, aqueduct_core::planted("begin-ignores-generation"))?;
-    // The usual case is one statement: the generation holds, the offset is not settled, the mark is new.
-    let marked = conn
-        .prepare_cached(
-            "INSERT INTO aqueduct_mark (position, offset)
-             SELECT id, ?3 FROM aqueduct_position
-             WHERE id = ?1 AND generation = ?2 AND (settled IS NULL OR settled <= ?3)
-             ON CONFLICT DO NOTHING",
-        )?
-        .execute(params![claim.row, claim.generation, place.offset()])?;
-    if marked == 0 {
-        let current: Option<(i64, bool)> = conn
+    if standing.generation != claim.generation && !aqueduct_core::planted("begin-ignores-generation") {
+        return Ok(Marked::Fenced);
+    }
+    let offset = place.offset();
+    let passed = standing.settled.is_some_and(|settled| settled > offset);
+    if !passed {
+        let marked = conn
             .prepare_cached(
-                "SELECT generation, settled IS NOT NULL AND settled > ?2 FROM aqueduct_position WHERE id = ?1",
+                "INSERT INTO aqueduct_mark (position, offset) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
             )?
-            .query_row([claim.row, place.offset()], |row| Ok((row.get(0)?, row.get(1)?)))
-            .optional()?;
-        match current.filter(|(generation, _)| *generation == claim.generation) {
-            None => return Ok(Marked::Fenced),
-            Some(_) if aqueduct_core::planted("position-mark-ignored") => {}
-            Some((_, true))
-                if matches!(place, Place::Released(_))
-                    && !aqueduct_core::planted("released-judged-by-settled-offset") => {}
-            Some(_) => return Ok(Marked::Ended),
-        }
+            .execute([standing.row, offset])?;
+        marks.position = (marked > 0).then_some((standing.row, offset));
+    }
+    let beside = passed
+        && matches!(place, Place::Released(_))
+        && !aqueduct_core::planted("released-judged-by-settled-offset");
+    if marks.position.is_none() && !beside && !aqueduct_core::planted("position-mark-ignored") {
+        return Ok(Marked::Ended);
     }
     let Some(event) = event.filter(|_| !aqueduct_core::planted("event-mark-skipped")) else {
         return Ok(Marked::New);
     };
     let marked = conn
         .prepare_cached(
-            "INSERT INTO aqueduct_event_mark (scope, event, at)
-             SELECT scope, ?2, ?3 FROM aqueduct_position WHERE id = ?1
-             ON CONFLICT DO NOTHING",
+            "INSERT INTO aqueduct_event_mark (scope, event, at) VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
         )?
-        .execute(params![claim.row, event, now])?;
+        .execute(params![standing.scope, event, now])?;
+    marks.event = (marked > 0).then_some((standing.scope, *event));
     Ok(if marked == 0 { Marked::Ended } else { Marked::New })
 }

@@ -15,7 +15,12 @@ use rusqlite::{
 };
 use tokio::sync::oneshot;
 
-use super::gate::{Gate, Group, Outcome, Turn};
+use aqueduct_core::effects::{Claim, EventMark, Place};
+
+use super::{
+    gate::{Gate, Group, Outcome, Turn},
+    position::{self, Marked, Marks},
+};
 
 const SAVEPOINT: &str = "SAVEPOINT aqueduct_turn";
 const RELEASE: &str = "RELEASE aqueduct_turn";
@@ -83,24 +88,56 @@ pub(super) struct Session {
     gate: Arc<Gate>,
     turn: Turn,
     in_savepoint: bool,
+    /// Made before the savepoint.
+    marks: Marks,
 }
 
 impl Session {
     pub(super) fn new(lent: Box<Lent>, gate: Arc<Gate>, turn: Turn) -> Self {
-        Self { lent: Some(lent), gate, turn, in_savepoint: false }
+        Self { lent: Some(lent), gate, turn, in_savepoint: false, marks: Marks::default() }
     }
 
     pub(super) fn into_lent(mut self) -> Option<Box<Lent>> {
         self.lent.take()
     }
 
+    /// Counts the turn as one of its group.
+    pub(super) fn begin(&mut self) {
+        if let Some(lent) = &mut self.lent {
+            lent.group.turns += 1;
+        }
+    }
+
+    /// Begins what is rolled back unless the turn finishes.
     pub(super) fn start(&mut self) -> rusqlite::Result<()> {
         if let Some(lent) = &mut self.lent {
             lent.ours.run(&lent.conn, SAVEPOINT)?;
-            lent.group.turns += 1;
             self.in_savepoint = true;
         }
         Ok(())
+    }
+
+    /// Marks a delivery, before `start`; taken back unless the turn finishes.
+    pub(super) fn mark(
+        &mut self,
+        claim: Claim,
+        place: Place,
+        event: Option<&EventMark>,
+        now: i64,
+    ) -> rusqlite::Result<Marked> {
+        let Some(lent) = &mut self.lent else { return Ok(Marked::Fenced) };
+        let standings = &mut lent.group.standings;
+        let standing = match standings.iter().find(|standing| standing.row == claim.row) {
+            Some(standing) => *standing,
+            None => match position::standing(&lent.conn, claim.row)? {
+                Some(standing) => {
+                    standings.push(standing);
+                    standing
+                }
+                None => return Ok(Marked::Fenced),
+            },
+        };
+        position::mark(&lent.conn, &standing, claim, place, event, now, &mut self.marks)
     }
 
     /// The connection; there from `new` until `finish` or drop.
@@ -120,9 +157,12 @@ impl Session {
     ) -> rusqlite::Result<oneshot::Receiver<Outcome>> {
         let (told, outcome) = oneshot::channel();
         if let Some(lent) = &mut self.lent {
-            // Failing, `drop` cleans up.
-            lent.ours.run(&lent.conn, RELEASE)?;
-            self.in_savepoint = false;
+            if self.in_savepoint {
+                // Failing, `drop` cleans up.
+                lent.ours.run(&lent.conn, RELEASE)?;
+                self.in_savepoint = false;
+            }
+            self.marks = Marks::default();
             lent.group.outcomes.push(told);
             for (event_type, count) in published {
                 *lent.group.published.entry(event_type).or_default() += count;
@@ -132,20 +172,36 @@ impl Session {
     }
 }
 
+impl Lent {
+    /// Undoes a turn that did not finish.
+    fn undo(&self, in_savepoint: bool, marks: Marks) -> rusqlite::Result<()> {
+        let stays = aqueduct_core::planted("dropped-turn-stays");
+        if in_savepoint {
+            let rollback = if stays { "DELETE FROM aqueduct_format WHERE 0" } else { ROLLBACK };
+            self.ours.run(&self.conn, rollback)?;
+            self.ours.run(&self.conn, RELEASE)?;
+        }
+        if stays { Ok(()) } else { marks.undo(&self.conn) }
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         let Some(mut lent) = self.lent.take() else { return };
-        if self.in_savepoint {
-            let stays = aqueduct_core::planted("dropped-turn-stays");
-            let rollback = if stays { "DELETE FROM aqueduct_format WHERE 0" } else { ROLLBACK };
-            let undone =
-                lent.ours.run(&lent.conn, rollback).and_then(|()| lent.ours.run(&lent.conn, RELEASE));
-            if let Err(error) = undone {
-                // SQLite rolled the transaction back within the turn (INSERT OR ROLLBACK, a full disk): the
-                // neighbours' work is gone with it, and they must hear it.
-                let reason = format!("the transaction ended inside {:?}: {error}", self.turn);
-                lent.group.broken = Some(reason.into());
-            }
+        let undone = if lent.conn.is_autocommit() {
+            Err("SQLite rolled it back".to_owned())
+        } else {
+            let marks = std::mem::take(&mut self.marks);
+            lent.undo(self.in_savepoint, marks).map_err(|error| error.to_string())
+        };
+        if let Err(reason) = undone {
+            // Such as by INSERT OR ROLLBACK, or on a full disk: the neighbours' work is gone with it, and they must
+            // hear it.
+            lent.group.broken =
+                Some(format!("the transaction ended inside {:?}: {reason}", self.turn).into());
+        }
+        if !matches!(self.turn, Turn::Delivery { .. }) {
+            lent.group.standings.clear();
         }
         self.gate.pass(lent);
     }

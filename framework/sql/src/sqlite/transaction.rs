@@ -18,7 +18,7 @@ use super::{
     database::Inner,
     gate::{CommitFailure, Turn},
     outbox,
-    position::{self, Marked},
+    position::Marked,
     session::Session,
 };
 use crate::{error::DatabaseError, tx::Backend};
@@ -41,11 +41,12 @@ pub(super) async fn begin(
 ) -> Result<Begin, DatabaseError> {
     let gate = &inner.gate;
     let turn = Turn::Delivery { position: claim.row, offset: place.offset() };
-    let session = gate.turn(turn).await?;
+    let mut session = gate.turn(turn).await?;
     let now = inner.clock.now().as_micros();
-    let marked = position::mark(session.conn(), claim, place, event.as_ref(), now);
+    let marked = session.mark(claim, place, event.as_ref(), now);
     match marked.map_err(|source| gate.sql(source))? {
         Marked::New => {
+            session.start().map_err(|source| gate.sql(source))?;
             let (staged, inner) = (Vec::new(), Arc::clone(inner));
             Ok(Begin::New(Box::new(Turned { turn, slot: Abandon(Slot::new(session)), staged, inner })))
         }
