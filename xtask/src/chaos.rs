@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
-use crate::run::{command, root, step};
+use crate::run::{command, root, step, target};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
@@ -43,8 +43,7 @@ impl Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let Log::Embedded = options.log;
     step(&mut command("cargo build --release --package chaos --package checker"))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    let mut chaos = command(&root().join(target).join("release/chaos").display().to_string());
+    let mut chaos = command(&target().join("release/chaos").display().to_string());
     chaos.arg("run").arg("--dir").arg(root().join(&options.dir));
     if let Some(seed) = options.seed {
         chaos.args(["--seed", &seed.to_string()]);

@@ -4,6 +4,7 @@ mod bench;
 mod bugs;
 mod chaos;
 mod data;
+mod kafka;
 mod kills;
 mod measure;
 mod run;
@@ -53,6 +54,11 @@ enum Command {
         #[arg(long)]
         to: Option<String>,
     },
+    /// Real Apache Kafka on this machine.
+    Kafka {
+        #[command(subcommand)]
+        action: kafka::Action,
+    },
     /// Play the shop to its end with kill -9 at random moments, then let the independent program decide.
     Kills(kills::Options),
     /// Play the shop to its end and print its speed, CPU time and peak memory.
@@ -70,6 +76,7 @@ fn main() -> anyhow::Result<()> {
         Command::Shuttle => bugs::schedules(),
         Command::Test => test::run(),
         Command::Data { dir, out, from, to } => data::convert(&dir, &out, from.as_deref(), to.as_deref()),
+        Command::Kafka { action } => kafka::run(&action),
         Command::Kills(options) => kills::run(&options),
         Command::Measure(options) => measure::run(&options),
     }

@@ -38,11 +38,45 @@ pub(crate) fn answers(line: &str) -> bool {
     command(line).output().is_ok_and(|output| output.status.success())
 }
 
+/// Finds a program, or installs its Debian package.
+pub(crate) fn need(probe: &str, package: &str) -> anyhow::Result<()> {
+    if answers(probe) {
+        return Ok(());
+    }
+    let install = || {
+        step(&mut command("apt-get update"))?;
+        step(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends", package]))
+    };
+    install().with_context(|| format!("`{probe}` does not answer, and {package} cannot be installed"))?;
+    ensure!(answers(probe), "{package} is installed, and `{probe}` still fails");
+    Ok(())
+}
+
+/// Runs it, and shows what it said only where it fails.
+pub(crate) fn quiet(command: &mut Command) -> anyhow::Result<()> {
+    let shown = show(command);
+    let output = command.output().with_context(|| format!("cannot run {shown}"))?;
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+    ensure!(
+        output.status.success(),
+        "{shown}: {}\n{}\n{}",
+        output.status,
+        said(&output.stdout),
+        said(&output.stderr)
+    );
+    Ok(())
+}
+
+/// Where cargo builds.
+pub(crate) fn target() -> PathBuf {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
+    root().join(target)
+}
+
 /// The shop's binary, built.
 pub(crate) fn shop() -> anyhow::Result<PathBuf> {
     step(&mut command("cargo build --release --package shop"))?;
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
-    Ok(root().join(target).join("release/shop"))
+    Ok(target().join("release/shop"))
 }
 
 fn show(command: &Command) -> String {

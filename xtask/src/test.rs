@@ -1,12 +1,8 @@
 //! All checks, the quick ones first.
 
-use std::process::Command;
-
-use anyhow::ensure;
-
 use crate::{
     bugs, chaos, kills,
-    run::{answers, command, step},
+    run::{answers, command, need, step},
 };
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -41,15 +37,4 @@ pub(crate) fn run() -> anyhow::Result<()> {
 
 fn in_ci() -> bool {
     std::env::var_os("CI").is_some()
-}
-
-/// Finds a program, or installs its Debian package.
-fn need(probe: &str, package: &str) -> anyhow::Result<()> {
-    if answers(probe) {
-        return Ok(());
-    }
-    step(&mut command("apt-get update"))?;
-    step(Command::new("apt-get").args(["install", "--yes", "--no-install-recommends", package]))?;
-    ensure!(answers(probe), "{package} is installed, and `{probe}` still fails");
-    Ok(())
 }

@@ -1,0 +1,199 @@
+//! A real Apache Kafka cluster on this machine, for tests and for trying things: brokers of combined roles (KRaft) that
+//! outlive this command. Everything is in `target/kafka`.
+
+mod broker;
+mod install;
+mod state;
+
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail, ensure};
+use clap::Subcommand;
+use rustix::process::Signal;
+
+use broker::Life;
+use state::{Broker, Cluster};
+
+/// How long brokers may take until they listen: a cold JVM on a busy machine.
+const START: Duration = Duration::from_secs(120);
+
+/// How long a broker may take to hand over and close its files.
+const STOP: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Start a cluster, or the one of before again, with its data and ports; prints its URL.
+    Up {
+        /// How many brokers.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=9))]
+        brokers: u16,
+        /// The first broker's port; without it 9092 where that is free.
+        #[arg(long)]
+        port: Option<u16>,
+        /// Remove the data of before first.
+        #[arg(long)]
+        fresh: bool,
+    },
+    /// Stop all brokers; their data stays.
+    Down,
+    /// Say which brokers run.
+    Status,
+    /// Kill a broker with SIGKILL.
+    Kill { broker: u16 },
+    /// Stop a broker's process where it stands (SIGSTOP).
+    Pause { broker: u16 },
+    /// Let a paused broker go on.
+    Resume { broker: u16 },
+    /// Stop a broker in order, if it runs, and start it again.
+    Restart { broker: u16 },
+}
+
+pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
+    match *action {
+        Action::Up { brokers, port, fresh } => {
+            let url = up(brokers, port, fresh)?;
+            println!("{url}");
+            Ok(())
+        }
+        Action::Down => down(),
+        Action::Status => status(),
+        Action::Kill { broker } => {
+            Cluster::load()?.signal(broker, Signal::KILL)?;
+            wait_until_gone(Cluster::load()?.broker(broker)?)
+        }
+        Action::Pause { broker } => Cluster::load()?.signal(broker, Signal::STOP),
+        Action::Resume { broker } => Cluster::load()?.signal(broker, Signal::CONT),
+        Action::Restart { broker } => restart(broker),
+    }
+}
+
+/// Starts what is not running and gives the URL.
+pub(crate) fn up(brokers: u16, port: Option<u16>, fresh: bool) -> anyhow::Result<String> {
+    let mut cluster = match Cluster::load_if_any()? {
+        Some(cluster) if fresh => {
+            let running = cluster.running();
+            ensure!(running.is_empty(), "brokers {running:?} run; `cargo xtask kafka down` first");
+            let new = Cluster::new(brokers, port)?;
+            if state::nodes().exists() {
+                fs::remove_dir_all(state::nodes()).context("cannot remove the data of before")?;
+            }
+            new
+        }
+        Some(cluster) => {
+            ensure!(
+                cluster.brokers.len() == usize::from(brokers),
+                "there is a cluster of {} brokers in {}; ask for as many, or for a new one with --fresh",
+                cluster.brokers.len(),
+                state::home().display()
+            );
+            let first = cluster.brokers.first().map(|broker| broker.port);
+            ensure!(
+                port.is_none() || port == first,
+                "the cluster in {} has its first broker at port {}; ask for a new one with --fresh",
+                state::home().display(),
+                first.unwrap_or_default()
+            );
+            cluster
+        }
+        None => Cluster::new(brokers, port)?,
+    };
+    install::jars()?;
+    cluster.save()?;
+    broker::format(&cluster)?;
+    for number in 0..cluster.brokers.len() {
+        if cluster.brokers[number].life() == Life::Dead {
+            broker::start(&mut cluster, number)?;
+            // A kill between here and the end leaves brokers that `down` finds.
+            cluster.save()?;
+        }
+    }
+    wait_until_listening(&cluster)?;
+    Ok(cluster.url())
+}
+
+fn wait_until_listening(cluster: &Cluster) -> anyhow::Result<()> {
+    let started = Instant::now();
+    for broker in &cluster.brokers {
+        while !broker.listens() {
+            ensure!(broker.life() != Life::Paused, "broker {} is paused; resume it", broker.id);
+            if broker.life() == Life::Dead {
+                bail!("broker {} died. The end of {}:\n{}", broker.id, broker.log().display(), broker.tail());
+            }
+            ensure!(
+                started.elapsed() < START,
+                "broker {} does not listen at port {} after {START:?}. The end of {}:\n{}",
+                broker.id,
+                broker.port,
+                broker.log().display(),
+                broker.tail()
+            );
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+    Ok(())
+}
+
+/// Stops all brokers, in order where they react, else by force.
+pub(crate) fn down() -> anyhow::Result<()> {
+    let Some(cluster) = Cluster::load_if_any()? else {
+        println!("there is no cluster in {}", state::home().display());
+        return Ok(());
+    };
+    for broker in &cluster.brokers {
+        // A paused process takes no other signal.
+        broker.signal(Signal::CONT)?;
+        // Of several brokers none can leave in order once most are gone: there is nobody to hand over to.
+        broker.signal(if cluster.brokers.len() == 1 { Signal::TERM } else { Signal::KILL })?;
+    }
+    for broker in &cluster.brokers {
+        if wait_until_gone(broker).is_err() {
+            broker.signal(Signal::KILL)?;
+            wait_until_gone(broker)?;
+        }
+    }
+    Ok(())
+}
+
+fn restart(number: u16) -> anyhow::Result<()> {
+    let mut cluster = Cluster::load()?;
+    let broker = cluster.broker(number)?;
+    broker.signal(Signal::CONT)?;
+    broker.signal(Signal::TERM)?;
+    if wait_until_gone(broker).is_err() {
+        broker.signal(Signal::KILL)?;
+        wait_until_gone(broker)?;
+    }
+    broker::start(&mut cluster, usize::from(number - 1))?;
+    cluster.save()?;
+    wait_until_listening(&cluster)
+}
+
+fn status() -> anyhow::Result<()> {
+    let Some(cluster) = Cluster::load_if_any()? else {
+        println!("there is no cluster in {}", state::home().display());
+        return Ok(());
+    };
+    for broker in &cluster.brokers {
+        let life = match broker.life() {
+            Life::Runs if broker.listens() => "runs",
+            Life::Runs => "starts",
+            Life::Paused => "is paused",
+            Life::Dead => "is dead",
+        };
+        println!("broker {} {life}: port {}, log {}", broker.id, broker.port, broker.log().display());
+    }
+    println!("{}", cluster.url());
+    Ok(())
+}
+
+fn wait_until_gone(broker: &Broker) -> anyhow::Result<()> {
+    let started = Instant::now();
+    while broker.life() != Life::Dead {
+        ensure!(started.elapsed() < STOP, "broker {} did not end within {STOP:?}", broker.id);
+        thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
