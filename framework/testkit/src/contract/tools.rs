@@ -14,9 +14,9 @@ use tokio::{sync::oneshot, task::yield_now};
 
 pub(super) type Log = Arc<dyn CommitLog>;
 
-/// How long a case waits for what must come: long enough for a busy machine, never spent by a log that keeps its
-/// promises.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a case waits for what must come: long enough for a busy machine and for a group of Kafka that members join
+/// and leave all at once, never spent by a log that keeps its promises.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The time of every record that a case does not give one.
 pub(super) const NOON: Timestamp = Timestamp::from_millis(1_700_000_000_000);

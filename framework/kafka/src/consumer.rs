@@ -1,0 +1,187 @@
+//! A member of a group, as the port has it.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use aqueduct_core::{
+    BoxFuture, LogError, LogErrorKind,
+    log::{Assignment, Consumer, GroupToken, PartitionId, PartitionReader, Settlement, Signal, Start},
+};
+use tokio::sync::{Mutex, mpsc};
+
+use crate::{
+    error::closed,
+    member::{Member, Told},
+    reader::KafkaReader,
+    shared::Shared,
+};
+
+/// How long leaving is waited for: where no broker answers, the client ends by itself later.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// How long to wait before asking again for what could not be asked.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// Proof of membership.
+#[derive(Debug, Clone)]
+pub(crate) struct Token(pub(crate) Arc<Member>);
+
+/// A member of a group.
+pub(crate) struct KafkaConsumer {
+    member: Arc<Member>,
+    signals: Mutex<Signals>,
+}
+
+struct Signals {
+    hears: mpsc::UnboundedReceiver<Told>,
+    /// Taken off and not given yet: a wait that is dropped loses none.
+    next: Option<Told>,
+}
+
+impl fmt::Debug for KafkaConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConsumer").field("group", &self.member.group).finish_non_exhaustive()
+    }
+}
+
+impl KafkaConsumer {
+    pub(crate) fn new(member: Arc<Member>, hears: mpsc::UnboundedReceiver<Told>) -> Self {
+        Self { member, signals: Mutex::new(Signals { hears, next: None }) }
+    }
+
+    async fn next_signal(&self) -> Result<Signal, LogError> {
+        let mut signals = self.signals.lock().await;
+        loop {
+            self.member.check()?;
+            if signals.next.is_none() {
+                tokio::select! {
+                    biased;
+                    () = self.member.shared.closed.cancelled() => return Err(closed()),
+                    () = self.member.leaving.cancelled() => continue,
+                    told = signals.hears.recv() => signals.next = told,
+                }
+            }
+            if let Some(Told::Assigned(given)) = &signals.next {
+                let given = self.assignments(given).await?;
+                signals.next = None;
+                if !given.is_empty() {
+                    return Ok(Signal::Assigned(given));
+                }
+                continue;
+            }
+            match signals.next.take() {
+                Some(Told::Revoking(partitions)) => return Ok(Signal::Revoking(partitions)),
+                Some(Told::Lost(partitions)) => return Ok(Signal::Lost(partitions)),
+                Some(Told::Failed(error)) => return Err(error),
+                Some(Told::Assigned(_)) | None => {}
+            }
+        }
+    }
+
+    /// What of it is still this member's, with where the group stands.
+    async fn assignments(&self, given: &[(PartitionId, i64)]) -> Result<Vec<Assignment>, LogError> {
+        loop {
+            let (member, given) = (Arc::clone(&self.member), given.to_vec());
+            let asked = self.member.shared.waiting(move |shared| assignments(shared, &member, given)).await;
+            match asked {
+                // The group's offsets must be known before anything is read: an outage is waited out.
+                Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                    tracing::warn!(group = self.member.group, %error, "cannot ask where the group stands");
+                    tokio::select! {
+                        biased;
+                        () = self.member.shared.closed.cancelled() => return Err(closed()),
+                        () = self.member.leaving.cancelled() => self.member.check()?,
+                        () = tokio::time::sleep(AGAIN) => {}
+                    }
+                }
+                asked => return asked,
+            }
+        }
+    }
+}
+
+/// Asks where the group stands in partitions that were given. Waits.
+fn assignments(
+    shared: &Arc<Shared>,
+    member: &Member,
+    mut given: Vec<(PartitionId, i64)>,
+) -> Result<Vec<Assignment>, LogError> {
+    given.retain(|(partition, generation)| member.owns(partition, *generation));
+    if given.is_empty() {
+        return Ok(Vec::new());
+    }
+    let asked: Vec<_> =
+        given.iter().map(|(partition, _)| (partition.topic.clone(), partition.partition)).collect();
+    let settled = shared.settled(&member.wire, &asked)?;
+    let mut ids = HashMap::new();
+    let mut assignments = Vec::with_capacity(given.len());
+    for ((partition, generation), settled) in given.into_iter().zip(settled) {
+        let topic_id = match ids.get(&partition.topic) {
+            Some(id) => *id,
+            None => *ids.entry(partition.topic.clone()).or_insert(shared.require(&partition.topic)?.id),
+        };
+        member.stands_at(&partition, settled);
+        assignments.push(Assignment { partition, topic_id, generation, settled });
+    }
+    Ok(assignments)
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        self.member.leaving.cancel();
+    }
+}
+
+impl Consumer for KafkaConsumer {
+    fn signal(&self) -> BoxFuture<'_, Result<Signal, LogError>> {
+        Box::pin(self.next_signal())
+    }
+
+    fn assign(
+        &self,
+        starts: Vec<(Assignment, Start)>,
+    ) -> BoxFuture<'_, Result<Vec<Box<dyn PartitionReader>>, LogError>> {
+        let member = Arc::clone(&self.member);
+        Box::pin(self.member.shared.waiting(move |shared| {
+            member.check()?;
+            let mut seen = Vec::with_capacity(starts.len());
+            for (assignment, _) in &starts {
+                seen.push(member.seen(&assignment.partition, assignment.generation)?);
+            }
+            let mut readers: Vec<Box<dyn PartitionReader>> = Vec::with_capacity(starts.len());
+            for ((assignment, start), seen) in starts.into_iter().zip(seen) {
+                readers.push(Box::new(KafkaReader::open(shared, &assignment.partition, start, seen)?));
+            }
+            Ok(readers)
+        }))
+    }
+
+    fn revoked(&self, partitions: &[PartitionId]) {
+        self.member.revoked(partitions);
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Vec<Result<(), LogError>>> {
+        let (member, count) = (Arc::clone(&self.member), settlements.len());
+        Box::pin(async move {
+            let shared = Arc::clone(&member.shared);
+            let settled = shared.waiting(move |_| Ok(member.settle(&settlements))).await;
+            settled.unwrap_or_else(|error| vec![Err(error); count])
+        })
+    }
+
+    fn group_token(&self) -> GroupToken {
+        GroupToken(Arc::new(Token(Arc::clone(&self.member))))
+    }
+
+    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(leave(&self.member))
+    }
+}
+
+/// Leaves the group, and waits for it as long as that makes sense.
+pub(crate) async fn leave(member: &Member) -> Result<(), LogError> {
+    member.leaving.cancel();
+    if tokio::time::timeout(LEAVE, member.left.cancelled()).await.is_err() {
+        tracing::warn!(group = member.group, "the group could not be left in time; its session will end it");
+    }
+    Ok(())
+}

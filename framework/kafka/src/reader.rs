@@ -1,0 +1,160 @@
+//! Reads one partition. A task that waits for records is woken by the client.
+
+use std::{
+    fmt,
+    future::poll_fn,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use aqueduct_core::{
+    BoxFuture, LogError, LogErrorKind, RecordBatch,
+    log::{Offset, PartitionId, PartitionReader, Start},
+};
+use rdkafka::types::RDKafkaErrorCode as Code;
+
+use crate::{
+    batch::KafkaBatch,
+    error::{closed, configuration, error, kind},
+    fetcher::Fetching,
+    native::Fetched,
+    shared::Shared,
+};
+
+/// How often a reader that waits looks by itself, should the client not wake it.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// A place in a partition.
+pub(crate) struct KafkaReader {
+    shared: Arc<Shared>,
+    partition: PartitionId,
+    fetching: Fetching,
+    next: Offset,
+    /// How far this partition is known to reach, for who settles in it.
+    seen: Arc<AtomicI64>,
+    /// What the client met behind the records that were given.
+    met: Option<(Code, String)>,
+    /// Why there is nothing more to read.
+    over: Option<LogError>,
+}
+
+impl fmt::Debug for KafkaReader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "KafkaReader({} at {})", self.partition, self.next)
+    }
+}
+
+impl KafkaReader {
+    /// Finds the place and starts to fetch from it. Waits.
+    pub(crate) fn open(
+        shared: &Arc<Shared>,
+        partition: &PartitionId,
+        start: Start,
+        seen: Arc<AtomicI64>,
+    ) -> Result<Self, LogError> {
+        let PartitionId { topic, partition: number } = partition;
+        let count = shared.require(topic)?.spec.partitions.unwrap_or(0);
+        if !(0..count).contains(number) {
+            return Err(configuration(format!(
+                "topic {topic} has {count} partitions, there is no partition {number}"
+            )));
+        }
+        let next = match start {
+            Start::Offset(offset) if offset < 0 => return Err(out_of_range(shared, partition, offset)),
+            Start::Offset(offset) => offset,
+            Start::Earliest => shared.range(topic, *number)?.0,
+            Start::Latest => shared.range(topic, *number)?.1,
+            Start::Time(time) => shared.at_time(topic, *number, time.as_millis())?,
+        };
+        let fetching = shared.fetchers.start(partition, &shared.wire(topic.as_str()), next)?;
+        let (shared, partition) = (Arc::clone(shared), partition.clone());
+        Ok(Self { shared, partition, fetching, next, seen, met: None, over: None })
+    }
+
+    async fn next_batch(&mut self, max: usize) -> Result<Arc<dyn RecordBatch>, LogError> {
+        loop {
+            self.shared.check()?;
+            if let Some(over) = &self.over {
+                return Err(over.clone());
+            }
+            if self.met.is_some() {
+                self.judge().await?;
+            }
+            if let Some(batch) = self.fetch(max).await? {
+                return Ok(batch);
+            }
+        }
+    }
+
+    /// Waits for what the client has; none where that moves nothing.
+    async fn fetch(&mut self, max: usize) -> Result<Option<Arc<dyn RecordBatch>>, LogError> {
+        let Some(stream) = self.fetching.stream() else { return Err(closed()) };
+        // Nothing is awaited between taking records off the client and giving them: a dropped read loses none.
+        let Fetched { messages, end, error } = tokio::select! {
+            biased;
+            () = self.shared.closed.cancelled() => return Err(closed()),
+            fetched = poll_fn(|cx| stream.poll_fetch(cx, max)) => fetched,
+            () = tokio::time::sleep(LOOK) => return Ok(None),
+        };
+        self.met = error;
+        let before = self.next;
+        if let Some(last) = messages.len().checked_sub(1) {
+            self.next = messages.offset(last) + 1;
+        }
+        // Behind the last record there may be a transaction's marker, or what was rolled back.
+        self.next = self.next.max(end.unwrap_or(0));
+        if self.next == before {
+            return Ok(None);
+        }
+        self.seen.fetch_max(self.next, Ordering::Relaxed);
+        Ok(Some(Arc::new(KafkaBatch { partition: self.partition.clone(), messages })))
+    }
+
+    /// Whether what the client met ends the reading.
+    async fn judge(&mut self) -> Result<(), LogError> {
+        let Some((code, said)) = self.met.clone() else { return Ok(()) };
+        let (partition, next) = (self.partition.clone(), self.next);
+        let over = match (code, kind(code)) {
+            (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, _) => {
+                let judged = move |shared: &Arc<Shared>| Ok(out_of_range(shared, &partition, next));
+                Some(self.shared.waiting(judged).await?)
+            }
+            (_, LogErrorKind::TopicMissing) => {
+                // The client may only not have heard of it yet.
+                let judged = move |shared: &Arc<Shared>| shared.describe(&partition.topic);
+                let found = self.shared.waiting(judged).await?;
+                found.is_none().then(|| error(&format!("cannot read {}", self.partition), code, &said))
+            }
+            // The client tries again by itself.
+            (_, LogErrorKind::Unreachable) => None,
+            _ => Some(error(&format!("cannot read {} from {next} on", self.partition), code, &said)),
+        };
+        self.met = None;
+        self.over.clone_from(&over);
+        over.map_or(Ok(()), Err)
+    }
+}
+
+impl PartitionReader for KafkaReader {
+    fn position(&self) -> Offset {
+        self.next
+    }
+
+    fn read(&mut self, max: usize) -> BoxFuture<'_, Result<Arc<dyn RecordBatch>, LogError>> {
+        Box::pin(self.next_batch(max))
+    }
+}
+
+/// That an offset cannot be read, with what can. Waits.
+pub(crate) fn out_of_range(shared: &Shared, partition: &PartitionId, offset: Offset) -> LogError {
+    match shared.range(&partition.topic, partition.partition) {
+        Ok((first, end)) => LogError::new(
+            LogErrorKind::OffsetOutOfRange { first, end },
+            format!("{partition} has offsets from {first} to before {end}, not {offset}"),
+        ),
+        Err(error) => error,
+    }
+}

@@ -1,0 +1,328 @@
+//! What all handles of one log share.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aqueduct_core::{
+    LogError, LogErrorKind, TopicName,
+    log::{Offset, TopicInfo, TopicSpec},
+};
+use rdkafka::{
+    Offset as Asked, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
+    types::RDKafkaErrorCode as Code,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    context::Context,
+    error::{client, closed, configuration, error},
+    fetcher::Fetchers,
+    member::Member,
+    native::{self, Native},
+    options::KafkaOptions,
+    sender::Sender,
+};
+
+/// How long a question to the cluster may take.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the first one may, in which a wrong address shows.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// How soon to ask again for what passes.
+const AGAIN: Duration = Duration::from_millis(20);
+
+/// How often a thread that serves a client looks whether it shall end.
+pub(crate) const TICK: Duration = Duration::from_millis(100);
+
+pub(crate) struct Shared {
+    pub(crate) options: KafkaOptions,
+    pub(crate) closed: CancellationToken,
+    /// Asks questions; it reads nothing.
+    asking: Arc<BaseConsumer<Context>>,
+    pub(crate) fetchers: Fetchers,
+    /// How many partitions topics have that were produced to.
+    partitions: RwLock<HashMap<TopicName, i32>>,
+    pub(crate) members: Mutex<Vec<Weak<Member>>>,
+    pub(crate) senders: Mutex<Vec<Weak<Sender>>>,
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+/// Serves a client's own events until nobody has it any more.
+pub(crate) fn serve(name: &str, consumer: &Arc<BaseConsumer<Context>>) -> Result<(), LogError> {
+    let consumer = Arc::downgrade(consumer);
+    let serving = move || {
+        while let Some(consumer) = consumer.upgrade() {
+            // Nothing is assigned to it, so there are no records: errors and log lines go to its context.
+            let _ = consumer.poll(TICK);
+        }
+    };
+    let spawned = thread::Builder::new().name(name.to_owned()).spawn(serving);
+    spawned.map(drop).map_err(|error| {
+        LogError::with_source(LogErrorKind::Unreachable, format!("cannot start the thread {name}"), error)
+    })
+}
+
+impl Shared {
+    /// Connects, and asks the cluster who it is. Waits.
+    pub(crate) fn connect(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
+        let made = options.asking().create_with_context(Context::default());
+        let asking: BaseConsumer<Context> = made.map_err(|error| client("cannot make a client", error))?;
+        let asking = Arc::new(asking);
+        serve("kafka-asking", &asking)?;
+        if let Err(failed) = asking.fetch_metadata(None, PROBE) {
+            let cause = asking.client().context().last().unwrap_or_else(|| failed.to_string());
+            return Err(LogError::new(
+                LogErrorKind::Unreachable,
+                format!("no answer from Kafka within {} s: {cause}", PROBE.as_secs()),
+            ));
+        }
+        Ok(Arc::new(Self {
+            fetchers: Fetchers::new(options.reading())?,
+            options,
+            closed: CancellationToken::new(),
+            asking,
+            partitions: RwLock::default(),
+            members: Mutex::default(),
+            senders: Mutex::default(),
+        }))
+    }
+
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        if self.closed.is_cancelled() { Err(closed()) } else { Ok(()) }
+    }
+
+    /// Runs what waits on a thread that may, unless the log is closed.
+    pub(crate) async fn waiting<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Arc<Self>) -> Result<T, LogError> + Send + 'static,
+    ) -> Result<T, LogError> {
+        self.check()?;
+        let shared = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&shared)).await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// The name that a topic, group or transactional id has in the cluster.
+    pub(crate) fn wire(&self, name: &str) -> String {
+        format!("{}{name}", self.options.prefix)
+    }
+
+    /// As [`Self::wire`], of a name that is not a topic's; `what` says whose.
+    pub(crate) fn checked(&self, what: &'static str, name: &str) -> Result<String, LogError> {
+        aqueduct_core::name::check(what, name)?;
+        let wire = self.wire(name);
+        aqueduct_core::name::check(what, &wire)?;
+        Ok(wire)
+    }
+
+    /// The name that we know a topic of the cluster by, if it is one of ours.
+    pub(crate) fn unwire(&self, wire: &str) -> Option<TopicName> {
+        TopicName::new(wire.strip_prefix(&self.options.prefix)?).ok()
+    }
+
+    fn native(&self) -> Arc<dyn Native> {
+        let asking: Arc<dyn Native> = Arc::<BaseConsumer<Context>>::clone(&self.asking);
+        asking
+    }
+
+    /// What a topic is, if it exists. Waits.
+    pub(crate) fn describe(&self, topic: &TopicName) -> Result<Option<TopicInfo>, LogError> {
+        let tried = || format!("cannot describe topic {topic}");
+        let (wire, asking) = (self.wire(topic.as_str()), self.native());
+        let described = match native::describe_topic(&asking, &wire, PATIENCE) {
+            Ok(described) => described,
+            Err((Code::UnknownTopicOrPartition | Code::UnknownTopic, _)) => return Ok(None),
+            Err((code, said)) => return Err(error(&tried(), code, &said)),
+        };
+        let configs = match native::configs(&asking, &wire, PATIENCE) {
+            Ok(configs) => configs,
+            Err((Code::UnknownTopicOrPartition, _)) => return Ok(None),
+            Err((code, said)) => return Err(error(&tried(), code, &said)),
+        };
+        let value =
+            |name: &str| configs.iter().find(|config| config.name == name).map(|config| &*config.value);
+        let limit = |name| value(name).and_then(|text| text.parse::<u64>().ok());
+        let spec = TopicSpec {
+            name: topic.clone(),
+            partitions: Some(described.partitions),
+            retention: limit("retention.ms").map(Duration::from_millis),
+            retention_bytes: limit("retention.bytes"),
+            compacted: value("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
+        };
+        Ok(Some(TopicInfo { id: described.id, spec }))
+    }
+
+    /// As [`Self::describe`], of a topic that must exist. Waits.
+    pub(crate) fn require(&self, topic: &TopicName) -> Result<TopicInfo, LogError> {
+        self.describe(topic)?
+            .ok_or_else(|| LogError::new(LogErrorKind::TopicMissing, format!("topic {topic} does not exist")))
+    }
+
+    /// Makes a topic unless it is there. Waits.
+    pub(crate) fn ensure(&self, spec: &TopicSpec) -> Result<TopicInfo, LogError> {
+        let topic = &spec.name;
+        let partitions = spec.partitions.unwrap_or(self.options.partitions);
+        if partitions < 1 {
+            return Err(configuration(format!("partitions of {topic} must be at least 1, not {partitions}")));
+        }
+        if let Some(info) = self.describe(topic)? {
+            return Ok(info);
+        }
+        if !self.options.create_topics {
+            return Err(LogError::new(
+                LogErrorKind::TopicMissing,
+                format!("topic {topic} does not exist, and create_topics is false"),
+            ));
+        }
+        let limit = |limit: Option<u64>| limit.map_or_else(|| "-1".to_owned(), |limit| limit.to_string());
+        let millis = spec.retention.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX >> 1));
+        let deletes = millis.is_some() || spec.retention_bytes.is_some();
+        let policy = match (spec.compacted, deletes) {
+            (false, _) => "delete",
+            (true, false) => "compact",
+            (true, true) => "compact,delete",
+        };
+        let configs = [
+            ("cleanup.policy", policy.to_owned()),
+            ("retention.ms", limit(millis)),
+            ("retention.bytes", limit(spec.retention_bytes)),
+        ];
+        let (wire, asking) = (self.checked("topic", topic.as_str())?, self.native());
+        let replication = self.options.replication;
+        match native::create_topic(&asking, &wire, partitions, replication, &configs, PATIENCE) {
+            Ok(()) | Err((Code::TopicAlreadyExists, _)) => {}
+            Err((code, said)) => return Err(error(&format!("cannot make topic {topic}"), code, &said)),
+        }
+        // Made by the controller; the other brokers hear of it a little later.
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(info) = self.describe(topic)? {
+                return Ok(info);
+            }
+            if Instant::now() > until {
+                return Err(LogError::new(
+                    LogErrorKind::Unreachable,
+                    format!("topic {topic} was made and is not there after {} s", PATIENCE.as_secs()),
+                ));
+            }
+            thread::sleep(AGAIN);
+        }
+    }
+
+    /// How many partitions a topic has that was produced to before.
+    pub(crate) fn known(&self, topic: &TopicName) -> Option<i32> {
+        self.partitions.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()
+    }
+
+    /// Finds or makes a topic to produce to. Waits.
+    pub(crate) fn learn(&self, topic: &TopicName) -> Result<(), LogError> {
+        let info = self.ensure(&TopicSpec::new(topic.clone()))?;
+        let mut known = self.partitions.write().unwrap_or_else(PoisonError::into_inner);
+        known.insert(topic.clone(), info.spec.partitions.unwrap_or(1));
+        Ok(())
+    }
+
+    /// Asks again while the cluster has to find itself: a partition that was just made, or whose leader moves.
+    fn insist<T>(&self, tried: &str, ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, LogError> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            self.check()?;
+            match ask() {
+                Ok(answer) => return Ok(answer),
+                Err(failed) if Instant::now() < until && failed.rdkafka_error_code().is_some_and(passes) => {
+                    thread::sleep(AGAIN);
+                }
+                Err(failed) => return Err(client(tried, failed)),
+            }
+        }
+    }
+
+    /// The first offset and the one after the last. Waits.
+    pub(crate) fn range(&self, topic: &TopicName, partition: i32) -> Result<(Offset, Offset), LogError> {
+        let wire = self.wire(topic.as_str());
+        self.insist(&format!("cannot ask for the ends of {topic}/{partition}"), || {
+            self.asking.fetch_watermarks(&wire, partition, PATIENCE)
+        })
+    }
+
+    /// The offset of the first record that is not older than `millis`, or the end. Waits.
+    pub(crate) fn at_time(&self, topic: &TopicName, partition: i32, millis: i64) -> Result<Offset, LogError> {
+        let tried = format!("cannot search {topic}/{partition} by time");
+        let wire = self.wire(topic.as_str());
+        let found = self.insist(&tried, || {
+            let mut asked = TopicPartitionList::new();
+            // A time before 1970 is the first record's or older: negative values mean other things.
+            asked.add_partition_offset(&wire, partition, Asked::Offset(millis.max(0)))?;
+            let found = self.asking.offsets_for_times(asked, PATIENCE)?;
+            let Some(found) = found.find_partition(&wire, partition) else { return Ok(Asked::End) };
+            found.error()?;
+            Ok(found.offset())
+        })?;
+        match found {
+            Asked::Offset(offset) => Ok(offset),
+            // Nothing is as new.
+            _ => Ok(self.range(topic, partition)?.1),
+        }
+    }
+
+    /// The settled offsets of a group, which is named as in the cluster. Waits.
+    pub(crate) fn settled(
+        &self,
+        group: &str,
+        partitions: &[(TopicName, i32)],
+    ) -> Result<Vec<Option<Offset>>, LogError> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partition) in partitions {
+            list.add_partition(&self.wire(topic.as_str()), *partition);
+        }
+        let (asking, until) = (self.native(), Instant::now() + PATIENCE);
+        loop {
+            self.check()?;
+            match native::group_offsets(&asking, group, &list, PATIENCE) {
+                Ok(offsets) => return Ok(offsets),
+                // A transaction that settles them is being ended, or the group's broker is being found.
+                Err((code, _)) if Instant::now() < until && passes(code) => {
+                    thread::sleep(AGAIN);
+                }
+                Err((code, said)) => {
+                    return Err(error(
+                        &format!("cannot ask for the settled offsets of group {group}"),
+                        code,
+                        &said,
+                    ));
+                }
+            }
+        }
+    }
+}
+
+/// Whether asking again soon may help. Who asks has seen that the topic exists.
+fn passes(code: Code) -> bool {
+    matches!(
+        code,
+        Code::UnstableOffsetCommit
+            | Code::NotCoordinator
+            | Code::CoordinatorNotAvailable
+            | Code::CoordinatorLoadInProgress
+            | Code::NotLeaderForPartition
+            | Code::LeaderNotAvailable
+            | Code::ReplicaNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::UnknownTopicOrPartition
+            | Code::UnknownTopic
+            | Code::UnknownPartition
+    )
+}

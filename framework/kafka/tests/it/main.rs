@@ -1,0 +1,12 @@
+//! The Kafka log, on a real cluster: `cargo xtask kafka up` starts one. Without one every test fails.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a broken promise is a panic, also in what the tests share"
+)]
+
+mod bad_input;
+mod cluster;
+mod contract;
+mod reading;
