@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::state::{Broker, Cluster, home, nodes};
+use super::state::{Broker, Cluster, nodes, shared};
 
 /// How much of a dead broker's log is shown.
 const TAIL: usize = 20;
@@ -117,7 +117,7 @@ pub(super) fn start(cluster: &mut Cluster, number: usize) -> anyhow::Result<()> 
 fn java(class: &str) -> Command {
     let mut java = Command::new("java");
     java.arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
-    java.arg("-cp").arg(home().join("jars/*")).arg(class);
+    java.arg("-cp").arg(shared().join("jars/*")).arg(class);
     java
 }
 

@@ -4,7 +4,7 @@ use std::{fs, process::Command};
 
 use anyhow::{Context, bail, ensure};
 
-use super::state::home;
+use super::state::shared;
 use crate::run::{need, quiet};
 
 /// The version that tests run against.
@@ -22,13 +22,13 @@ pub(super) fn jars() -> anyhow::Result<()> {
         "Apache Kafka {VERSION} needs Java {JAVA} or newer, `java -version` says {version}"
     );
     // Made last, so that an interrupted copy is begun anew.
-    let complete = home().join(format!("jars/complete-{VERSION}"));
+    let complete = shared().join(format!("jars/complete-{VERSION}"));
     if complete.exists() {
         return Ok(());
     }
     need("mvn --version", "maven")?;
-    fs::create_dir_all(home()).with_context(|| format!("cannot make {}", home().display()))?;
-    let pom = home().join("pom.xml");
+    fs::create_dir_all(shared()).with_context(|| format!("cannot make {}", shared().display()))?;
+    let pom = shared().join("pom.xml");
     fs::write(&pom, POM.replace("VERSION", VERSION))
         .with_context(|| format!("cannot write {}", pom.display()))?;
     println!("fetching Apache Kafka {VERSION} ..");

@@ -17,6 +17,8 @@ use rustix::process::Signal;
 use broker::Life;
 use state::{Broker, Cluster};
 
+use crate::run::{command, step};
+
 /// How long brokers may take until they listen: a cold JVM on a busy machine.
 const START: Duration = Duration::from_secs(120);
 
@@ -49,6 +51,8 @@ pub(crate) enum Action {
     Resume { broker: u16 },
     /// Stop a broker in order, if it runs, and start it again.
     Restart { broker: u16 },
+    /// Test the Kafka log against a broker of its own.
+    Test,
 }
 
 pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
@@ -67,11 +71,25 @@ pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
         Action::Pause { broker } => Cluster::load()?.signal(broker, Signal::STOP),
         Action::Resume { broker } => Cluster::load()?.signal(broker, Signal::CONT),
         Action::Restart { broker } => restart(broker),
+        Action::Test => test(),
     }
 }
 
+/// Tests the Kafka log against a new broker, which ends with the test.
+pub(crate) fn test() -> anyhow::Result<()> {
+    state::step_aside();
+    // A run that was killed may have left one.
+    down()?;
+    let tested = up(1, None, true).and_then(|url| {
+        let mut tests = command("cargo test --release --package aqueduct-kafka --locked");
+        step(tests.env("AQUEDUCT_TEST_KAFKA", url))
+    });
+    down()?;
+    tested
+}
+
 /// Starts what is not running and gives the URL.
-pub(crate) fn up(brokers: u16, port: Option<u16>, fresh: bool) -> anyhow::Result<String> {
+fn up(brokers: u16, port: Option<u16>, fresh: bool) -> anyhow::Result<String> {
     let mut cluster = match Cluster::load_if_any()? {
         Some(cluster) if fresh => {
             let running = cluster.running();
@@ -137,11 +155,8 @@ fn wait_until_listening(cluster: &Cluster) -> anyhow::Result<()> {
 }
 
 /// Stops all brokers, in order where they react, else by force.
-pub(crate) fn down() -> anyhow::Result<()> {
-    let Some(cluster) = Cluster::load_if_any()? else {
-        println!("there is no cluster in {}", state::home().display());
-        return Ok(());
-    };
+fn down() -> anyhow::Result<()> {
+    let Some(cluster) = Cluster::load_if_any()? else { return Ok(()) };
     for broker in &cluster.brokers {
         // A paused process takes no other signal.
         broker.signal(Signal::CONT)?;

@@ -5,6 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     net::TcpListener,
     path::PathBuf,
+    sync::OnceLock,
 };
 
 use anyhow::{Context, ensure};
@@ -14,8 +15,21 @@ use serde_json::{Value, json};
 use super::broker::Life;
 use crate::run;
 
-/// Where everything is.
+/// Where the cluster of `cargo xtask test` is, while that runs: the one that a developer uses is left alone.
+static ASIDE: OnceLock<PathBuf> = OnceLock::new();
+
+/// From here on, the cluster is another one.
+pub(super) fn step_aside() {
+    ASIDE.get_or_init(|| run::target().join("kafka-test"));
+}
+
+/// Where the cluster is.
 pub(super) fn home() -> PathBuf {
+    ASIDE.get().cloned().unwrap_or_else(shared)
+}
+
+/// Where all clusters have their jars from.
+pub(super) fn shared() -> PathBuf {
     run::target().join("kafka")
 }
 
