@@ -14,6 +14,8 @@ use rand::RngCore;
 const SCHEMES: &[&str] = &[
     #[cfg(feature = "embedded")]
     "embedded:PATH",
+    #[cfg(feature = "kafka")]
+    "kafka://HOST:PORT",
     #[cfg(feature = "memory")]
     "memory:",
 ];
@@ -34,7 +36,8 @@ pub fn system_environment() -> Environment {
     Environment::new(SystemClock, SystemRandom)
 }
 
-/// Connects to the log that `url` names: `embedded:./shop.db` (`?partitions=8`), or `memory:`.
+/// Connects to the log that `url` names: `embedded:./shop.db` (`?partitions=8`), `kafka://broker:9092`
+/// (`?partitions=8`), or `memory:`.
 ///
 /// # Errors
 /// The scheme is not one of this build, a parameter does not exist, or the log cannot be opened.
@@ -59,6 +62,11 @@ async fn open(url: &str, environment: &Environment) -> Result<Arc<dyn CommitLog>
             let options = aqueduct_embedded::EmbeddedOptions::parse(url, environment.clone())?;
             Ok(aqueduct_embedded::EmbeddedLog::open(options).await?)
         }
+        #[cfg(feature = "kafka")]
+        "kafka" => {
+            let options = aqueduct_kafka::KafkaOptions::parse(url)?;
+            Ok(aqueduct_kafka::KafkaLog::connect(options).await?)
+        }
         #[cfg(feature = "memory")]
         "memory" if url != "memory:" => Err(configuration(format!("{url:?} is not a log: expected memory:"))),
         #[cfg(feature = "memory")]
@@ -69,8 +77,11 @@ async fn open(url: &str, environment: &Environment) -> Result<Arc<dyn CommitLog>
 
 fn unknown(scheme: &str) -> LogError {
     let known = if SCHEMES.is_empty() { "no log" } else { &SCHEMES.join(" and ") };
-    let planned = ["kafka", "embedded", "memory"].contains(&scheme);
-    let wrong = if planned { "has no adapter in this build" } else { "is not known" };
+    let wrong = if ["kafka", "embedded", "memory"].contains(&scheme) {
+        format!("needs the feature {scheme:?} of the crate aqueduct")
+    } else {
+        "is not known".to_owned()
+    };
     configuration(format!("the log URL's scheme {scheme:?} {wrong}; this build has {known}"))
 }
 

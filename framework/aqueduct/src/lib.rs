@@ -14,6 +14,8 @@ pub use aqueduct_core::{
 };
 #[cfg(feature = "embedded")]
 pub use aqueduct_embedded as embedded;
+#[cfg(feature = "kafka")]
+pub use aqueduct_kafka as kafka;
 #[cfg(feature = "memory")]
 pub use aqueduct_memory as memory;
 // A derive and the trait of its name come as one.
