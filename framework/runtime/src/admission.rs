@@ -7,7 +7,7 @@ use aqueduct_core::{Record, cloudevents::Incoming};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
-    delivery::{Attempted, InPlace, Shared},
+    delivery::{Assigned, Attempted, InPlace, Shared},
     in_flight::InFlight,
     lanes::{Head, KeyBytes, LaneId, Origin, State},
     partition::{Halt, Partition},
@@ -94,9 +94,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
     ) {
         let Some(head) = self.lanes.get(lane).map(|lane| &lane.head) else { return };
         let (number, place) = (head.attempts, head.place());
-        let (shared, assigned) = (Arc::clone(&self.shared), Arc::clone(&self.assigned));
-        let blocks = route.is_some_and(|route| shared.blocks(route));
-        let attempt = Attempt { lane, record, number, place, permit, shared, assigned };
+        let blocks = route.is_some_and(|route| self.shared.blocks(route));
+        let attempt = Attempt { lane, record, number, place, permit };
         let (begun, returned) = match in_place {
             InPlace::Waits(started) if !blocks => {
                 self.running.insert(Work::Handler(attempt, started));
@@ -106,7 +105,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
             InPlace::Returned(started, drafts) => (Some(started), Some(drafts)),
             InPlace::Over(_) | InPlace::Elsewhere => (None, None),
         };
-        let attempt = attempt.run(begun, returned);
+        let (shared, assigned) = (Arc::clone(&self.shared), Arc::clone(&self.assigned));
+        let attempt = attempt.run(shared, assigned, begun, returned);
         if !blocks {
             self.running.push(Work::boxed(attempt));
             return;
@@ -242,7 +242,8 @@ pub(super) async fn ended<S: Send + Sync + 'static>(
     running: &mut InFlight<Work<S>>,
     finished: &mut VecDeque<Finished<S>>,
     watch: &mut Watch,
-    shared: &Shared<S>,
+    shared: &Arc<Shared<S>>,
+    assigned: &Arc<Assigned>,
 ) {
     poll_fn(|cx| {
         watch.begin();
@@ -251,7 +252,7 @@ pub(super) async fn ended<S: Send + Sync + 'static>(
             |work, cx| {
                 watch.before();
                 let route = work.route();
-                let polled = work.poll(cx);
+                let polled = work.poll(shared, assigned, cx);
                 if let Some(took) = watch.after()
                     && let Some(route) = route
                 {

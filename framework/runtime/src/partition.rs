@@ -183,7 +183,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     }
                 }
                 Some(asked) = releases.recv() => self.release(asked),
-                () = ended(&mut self.running, &mut self.finished, &mut self.watch, &self.shared), if !self.running.is_empty() => {
+                () = ended(&mut self.running, &mut self.finished, &mut self.watch, &self.shared, &self.assigned), if !self.running.is_empty() => {
                     if let Err(halt) = self.finish_all() { break halt }
                 }
                 written = self.aside.next(), if self.aside.busy() => {
@@ -253,7 +253,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     Ok(())
                 }
                 () = async {}, if !self.finished.is_empty() => self.finish_all(),
-                () = ended(&mut self.running, &mut self.finished, &mut self.watch, &self.shared), if !self.running.is_empty() => self.finish_all(),
+                () = ended(&mut self.running, &mut self.finished, &mut self.watch, &self.shared, &self.assigned), if !self.running.is_empty() => self.finish_all(),
                 written = self.aside.next(), if self.aside.busy() => self.on_written(written),
                 () = &mut timer => break,
             };

@@ -70,26 +70,30 @@ pub(crate) enum Finished<S> {
 }
 
 /// An attempt that begins, or goes on, beside the partition's task.
-pub(crate) struct Attempt<S> {
+pub(crate) struct Attempt {
     pub(crate) lane: LaneId,
     pub(crate) record: Record,
     /// Its number, from 1.
     pub(crate) number: u32,
     pub(crate) place: Place,
     pub(crate) permit: Permit,
-    pub(crate) shared: Arc<Shared<S>>,
-    pub(crate) assigned: Arc<Assigned>,
 }
 
-impl<S: Send + Sync + 'static> Attempt<S> {
+impl Attempt {
     /// From where it stands to its end.
-    pub(crate) async fn run(self, begun: Option<Started<S>>, returned: Option<Vec<Draft>>) -> Finished<S> {
-        let Self { lane, record, number, place, permit, shared, assigned } = self;
+    pub(crate) async fn run<S: Send + Sync + 'static>(
+        self,
+        shared: Arc<Shared<S>>,
+        assigned: Arc<Assigned>,
+        begun: Option<Started<S>>,
+        returned: Option<Vec<Draft>>,
+    ) -> Finished<S> {
+        let Self { lane, record, number, place, permit } = self;
         let (attempted, slot) = shared.attempt(&assigned, &record, place, number, begun, returned).await;
         Finished::Attempt { lane, attempted, slot, permit: Some(permit) }
     }
 
-    fn end(self, attempted: Attempted, slot: Option<Started<S>>) -> Finished<S> {
+    fn end<S>(self, attempted: Attempted, slot: Option<Started<S>>) -> Finished<S> {
         Finished::Attempt { lane: self.lane, attempted, slot, permit: Some(self.permit) }
     }
 }
@@ -98,7 +102,7 @@ impl<S: Send + Sync + 'static> Attempt<S> {
 pub(crate) enum Work<S> {
     /// A handler that waits. Where it returns nothing there is nothing else to do, so it needs no box, and its record is
     /// not read again.
-    Handler(Attempt<S>, Started<S>),
+    Handler(Attempt, Started<S>),
     /// Whatever else.
     Boxed(BoxFuture<'static, Finished<S>>),
     /// It has ended.
@@ -118,8 +122,14 @@ impl<S: Send + Sync + 'static> Work<S> {
         }
     }
 
-    /// Runs on.
-    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Finished<S>> {
+    /// Runs on. What all attempts of a partition share is lent: to count who shares it, from several threads, would cost
+    /// a handler that waits more than the rest of its way.
+    pub(crate) fn poll(
+        &mut self,
+        shared: &Arc<Shared<S>>,
+        assigned: &Arc<Assigned>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Finished<S>> {
         let polled = match self {
             Self::Boxed(work) => return work.poll_unpin(cx),
             Self::Over => return Poll::Pending,
@@ -137,12 +147,13 @@ impl<S: Send + Sync + 'static> Work<S> {
         };
         Poll::Ready(match polled {
             Ok(Ok(drafts)) if drafts.is_empty() => {
-                attempt.shared.succeeded(started.route);
+                shared.succeeded(started.route);
                 attempt.end(Attempted::Ended, Some(started))
             }
             Ok(Ok(drafts)) => {
-                *self = Self::boxed(attempt.run(Some(started), Some(drafts)));
-                return self.poll(cx);
+                let (own, its) = (Arc::clone(shared), Arc::clone(assigned));
+                *self = Self::boxed(attempt.run(own, its, Some(started), Some(drafts)));
+                return self.poll(shared, assigned, cx);
             }
             Ok(Err(error)) => attempt.end(Attempted::Failed(error), Some(started)),
             Err(panic) => {
