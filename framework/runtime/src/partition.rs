@@ -86,7 +86,8 @@ pub(crate) struct Partition<S> {
     pub(super) unstored: VecDeque<(Offset, u64)>,
     /// Deliveries before this sequence are stored as settled.
     pub(super) stored: u64,
-    pub(super) window_reported: Option<Instant>,
+    /// Before then nobody looks which key fills the window.
+    pub(super) window_look: Instant,
     pub(super) watch: Watch,
     /// Nothing begins any more.
     pub(super) draining: bool,
@@ -135,7 +136,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             told: (start, 0, 0),
             unstored: VecDeque::new(),
             stored: 0,
-            window_reported: None,
+            window_look: Instant::now(),
             watch: Watch::new(),
             draining: false,
         };

@@ -118,9 +118,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     /// A full window stops reading; it names the key that fills it, once an episode.
     pub(super) fn report_window(&mut self) {
-        if self.window_reported.is_some_and(|reported| reported.elapsed() < REPORT) {
+        let now = Instant::now();
+        if now < self.window_look {
             return;
         }
+        // It looks at every lane, and under load a window fills up thousands of times a second.
+        self.window_look = now + REPORT / 100;
         // Under load a window is full for moments; only one that holds many deliveries of one key is worth a word.
         let Some((lane, queued)) =
             self.lanes.longest().and_then(|(id, queued)| Some((self.lanes.get(id)?, queued)))
@@ -131,7 +134,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             return;
         }
         let Some(key) = &lane.key else { return };
-        self.window_reported = Some(Instant::now());
+        self.window_look = now + REPORT;
         let reason = match &lane.head.state {
             State::Backoff { reason, .. } => reason.as_str(),
             State::Ready | State::Running | State::Aside => "it is busy",
