@@ -247,6 +247,10 @@ impl Gate {
         let mut state = self.state();
         let until = Instant::now() + patience;
         loop {
+            // Who gave up waiting is no work: for nobody a closing process would wait for the write lock of another.
+            while state.queue.front().is_some_and(|waiter| waiter.hand.is_closed()) {
+                state.queue.pop_front();
+            }
             if !state.queue.is_empty() {
                 return Some(true);
             }

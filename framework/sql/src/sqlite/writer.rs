@@ -37,14 +37,16 @@ impl Line {
         File::options().create(true).truncate(false).write(true).open(Path::new(&name)).map(Self)
     }
 
-    /// Comes to the head of the line, or passes by one who does not move.
-    fn stand(&self) -> io::Result<Option<Head<'_>>> {
+    /// Comes to the head of the line, or passes by one who does not move. Who is closing does not stand there.
+    fn stand(&self, gate: &Gate) -> io::Result<Option<Head<'_>>> {
         let started = Instant::now();
         loop {
             match self.0.try_lock() {
                 Ok(()) => return Ok(Some(Head(&self.0))),
                 Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if started.elapsed() >= PATIENCE => return Ok(None),
+                Err(TryLockError::WouldBlock) if started.elapsed() >= PATIENCE || gate.over().is_some() => {
+                    return Ok(None);
+                }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOOK),
             }
         }
@@ -109,7 +111,7 @@ fn note(gate: &Gate, stepped: rusqlite::Result<()>) {
 fn begin(gate: &Gate, conn: &Connection, line: &Line) -> bool {
     let started = Instant::now();
     // Left once the lock is ours, or given up: the next may wait for it meanwhile.
-    let _head = match line.stand() {
+    let _head = match line.stand(gate) {
         Ok(head) => head,
         Err(error) => {
             gate.fail(&format!("standing in line for the write lock: {error}").into());

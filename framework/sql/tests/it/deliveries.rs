@@ -51,6 +51,30 @@ async fn a_zombie_writes_nothing() {
     assert_eq!(number(db, "SELECT count(*) FROM aqueduct_mark").await, 0);
 }
 
+/// P4. Turns that share a group share what was read of a position. Red when a take does not make that void.
+#[tokio::test]
+async fn a_zombie_behind_the_take_in_its_group_writes_nothing() {
+    let fixture = fixture().await;
+    let db = &fixture.db;
+    let claim = take(db).await.claim;
+    let transaction = begin(db, claim, 5).await;
+    // In this order they wait for the transaction above, in whose group they are.
+    let scope = scope(0);
+    let (committed, taken, begun) = tokio::join!(
+        biased;
+        async {
+            tokio::task::yield_now().await;
+            transaction.commit().await
+        },
+        db.take(&scope),
+        db.begin(claim, Place::Live(6), Some(event(6))),
+    );
+    committed.unwrap();
+    assert_eq!(taken.unwrap().ended, [5]);
+    assert!(matches!(begun.unwrap(), Begin::Fenced));
+    assert_eq!(take(db).await.ended, [5]);
+}
+
 /// P4. A transaction begun before the take commits before it, and the new owner sees its mark. Red when `take` does
 /// not go through the gate.
 #[tokio::test]
