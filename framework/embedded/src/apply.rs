@@ -23,10 +23,10 @@ pub(crate) fn refused<T>(result: Result<T, Fault>) -> rusqlite::Result<Result<T,
     }
 }
 
-pub(crate) fn apply_append(
-    changes: &mut Changes<'_>,
+pub(crate) fn apply_append<'a>(
+    changes: &mut Changes<'a>,
     holds: &mut Holds,
-    append: &Append,
+    append: &'a Append,
     spread: &mut i32,
 ) -> rusqlite::Result<Outcomes> {
     holds.forget_before(append.sequence);
@@ -59,9 +59,9 @@ pub(crate) fn apply_append(
 }
 
 /// Every check comes before the first write, the making of topics too, so that a refused transaction leaves nothing.
-pub(crate) fn apply_transaction(
-    changes: &mut Changes<'_>,
-    transaction: &Transaction,
+pub(crate) fn apply_transaction<'a>(
+    changes: &mut Changes<'a>,
+    transaction: &'a Transaction,
     spread: &mut i32,
 ) -> Result<Vec<Position>, Fault> {
     changes.check_producer(&transaction.producer, transaction.epoch)?;

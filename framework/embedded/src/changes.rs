@@ -10,7 +10,7 @@ use aqueduct_core::{
     key::partition_of,
     log::{Offset, PartitionId, Position, Settlement, TopicInfo, TopicSpec},
 };
-use rusqlite::{CachedStatement, Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, params};
 
 use crate::{
     batch::{OFFSET_BITS, checksum, record_id},
@@ -55,8 +55,8 @@ pub(crate) struct Changes<'a> {
     high_water: &'a HashMap<i64, Offset>,
     topics: HashMap<TopicName, Arc<Topic>>,
     last: Option<Arc<Topic>>,
-    /// Looked up once per transaction.
-    insert: Option<CachedStatement<'a>>,
+    /// Records by the id of their row, inserted at the end in the order of their ids.
+    records: Vec<(i64, &'a NewRecord)>,
     /// Offsets of topics made here that had been given before.
     pub(crate) lost: Vec<(i64, LostRange)>,
     /// By the partition's row id, so that they are written in order.
@@ -78,7 +78,7 @@ impl<'a> Changes<'a> {
             high_water,
             topics: HashMap::new(),
             last: None,
-            insert: None,
+            records: Vec::new(),
             lost: Vec::new(),
             next: BTreeMap::new(),
             bytes: 0,
@@ -197,7 +197,7 @@ impl<'a> Changes<'a> {
     /// Appends a record.
     pub(crate) fn append(
         &mut self,
-        record: &NewRecord,
+        record: &'a NewRecord,
         topic: &Arc<Topic>,
         number: i32,
     ) -> Result<Position, Fault> {
@@ -221,25 +221,26 @@ impl<'a> Changes<'a> {
         if offset >> OFFSET_BITS != 0 {
             return Err(Fault::Refused(LogError::new(LogErrorKind::Storage, format!("{partition} is full"))));
         }
-        let row = record_id(id, offset);
-        let (key, headers, value) =
-            (record.key.as_deref(), record.headers.as_block(), record.value.as_deref());
-        let timestamp = record.timestamp.as_micros();
-        let crc = checksum(row, timestamp, key, headers, value);
-        let insert = match &mut self.insert {
-            Some(insert) => insert,
-            none => none.insert(self.connection.prepare_cached(
-                "INSERT INTO record(id, timestamp, key, headers, value, crc) VALUES(?,?,?,?,?,?)",
-            )?),
-        };
-        insert.execute(params![row, timestamp, key, &headers[..], value, crc])?;
         next.offset = offset + 1;
+        self.records.push((record_id(id, offset), record));
         self.bytes += record.size();
         Ok(Position { partition, offset })
     }
 
-    /// Writes the next offsets: once per partition and transaction.
-    pub(crate) fn finish(&self) -> rusqlite::Result<()> {
+    /// Writes the records, and the next offsets: once per partition and transaction.
+    pub(crate) fn finish(&mut self) -> rusqlite::Result<()> {
+        // A partition's records lie together in the file: in their order, a seventh of the work is saved.
+        self.records.sort_unstable_by_key(|(row, _)| *row);
+        let mut insert = self.connection.prepare_cached(
+            "INSERT INTO record(id, timestamp, key, headers, value, crc) VALUES(?,?,?,?,?,?)",
+        )?;
+        for (row, record) in &self.records {
+            let (key, headers, value) =
+                (record.key.as_deref(), record.headers.as_block(), record.value.as_deref());
+            let timestamp = record.timestamp.as_micros();
+            let crc = checksum(*row, timestamp, key, headers, value);
+            insert.execute(params![row, timestamp, key, &headers[..], value, crc])?;
+        }
         for (id, next) in &self.next {
             self.connection
                 .prepare_cached("UPDATE partition SET next_offset = ? WHERE id = ?")?
