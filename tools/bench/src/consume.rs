@@ -39,6 +39,21 @@ pub struct Finish {
 pub static FINISH: Finish = Finish { left: AtomicU64::new(0), done: Notify::const_new() };
 
 impl Finish {
+    /// A run of `count` events begins.
+    pub fn expect(&self, count: u64) {
+        self.left.store(count, Ordering::Relaxed);
+    }
+
+    /// How many are left; beyond zero where one too many was handled.
+    pub fn left(&self) -> u64 {
+        self.left.load(Ordering::Relaxed)
+    }
+
+    /// Waits for the last.
+    pub async fn done(&self) {
+        self.done.notified().await;
+    }
+
     /// One event was handled.
     pub fn one(&self) {
         if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -53,11 +68,11 @@ impl Finish {
 /// # Errors
 /// The app failed, was stuck, or handled an event twice.
 pub async fn handle<S: Clone + Send + Sync + 'static>(app: App<S>, count: u64) -> anyhow::Result<Cost> {
-    FINISH.left.store(count, Ordering::Relaxed);
+    FINISH.expect(count);
     let stopwatch = Stopwatch::start();
-    app.run(tokio::time::timeout(PATIENCE, FINISH.done.notified())).await?;
+    app.run(tokio::time::timeout(PATIENCE, FINISH.done())).await?;
     let cost = stopwatch.stop(count);
-    let left = FINISH.left.load(Ordering::Relaxed);
+    let left = FINISH.left();
     ensure!(left == 0, "of {count} events {} were handled", count.wrapping_sub(left));
     Ok(cost)
 }

@@ -43,6 +43,18 @@ impl Axis {
         }
     }
 
+    /// What the axis measures, where its name does not say it all.
+    fn what(self) -> &'static str {
+        match self {
+            Self::Window => "deliveries in flight at most",
+            Self::Keys => "distinct keys, one partition",
+            Self::Handlers => {
+                "handlers, each with its own type and as many events as any other: instructions are the same (gated in \
+                 instructions.rs), so what grows is cache misses of the handlers' own code and futures"
+            }
+        }
+    }
+
     fn points(self) -> &'static [u64] {
         match self {
             Self::Window => &[1, 16, 256, 4_096, 65_536],
@@ -166,7 +178,7 @@ impl Curve {
     /// For a terminal.
     #[must_use]
     pub fn text(&self) -> String {
-        let mut text = format!("\n{}: CPU µs per event\n", self.axis.name());
+        let mut text = format!("\n{}: CPU µs per event; {}\n", self.axis.name(), self.axis.what());
         let left = self.points.first().map_or(f64::NAN, |(_, cost)| *cost);
         for (at, cost) in &self.points {
             // Writing to a String cannot fail.

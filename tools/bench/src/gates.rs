@@ -19,7 +19,12 @@ use aqueduct::{
 };
 use tokio::{runtime::Runtime, sync::Notify};
 
-use crate::{events::Counted, prepared::Prepared};
+use crate::{
+    consume::FINISH,
+    events::Counted,
+    many::{self, Types},
+    prepared::Prepared,
+};
 
 /// Distinct keys of a counted run.
 const KEYS: u64 = 64;
@@ -130,6 +135,34 @@ pub fn consume(warm: u64, batches: u64, batch: u64, counter: Counter) -> anyhow:
     ensure!(seen == to, "{seen} of {to} events were handled");
     let (first, last) = *inner.marks();
     Ok(last - first)
+}
+
+/// Consumes `count` events that are spread over as many types, each with a handler of its own.
+///
+/// # Errors
+/// The app failed, or there is no such number of types.
+pub fn handlers(types: u64, count: u64) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    let (app, _bus) = runtime.block_on(async {
+        let log = MemoryLog::new(1);
+        let bus = Bus::open(Arc::new(log.clone()), environment()).await?;
+        let Types { drafts, subscription } = many::types("counted", types)?;
+        let mut batch = Vec::new();
+        for (number, draft) in (0..count).zip(drafts.iter().cycle()) {
+            batch.push(draft(Counted::new(number, KEYS))?);
+            if batch.len() == 1_000 || number + 1 == count {
+                bus.publish_all(std::mem::take(&mut batch)).await?;
+            }
+        }
+        let log = Prepared::new(log, &TopicName::new(many::TOPIC)?, 256).await?;
+        let bus = Bus::open(Arc::new(log), environment()).await?;
+        let app = App::builder("bench").log(&bus).subscribe(subscription.window(WINDOW)).build()?;
+        anyhow::Ok((app, bus))
+    })?;
+    FINISH.expect(count);
+    measured(|| runtime.block_on(app.run(FINISH.done())))?;
+    ensure!(FINISH.left() == 0, "{} of {count} events were not handled", FINISH.left());
+    Ok(())
 }
 
 /// Publishes `warm` and then `count` events, awaiting each, to a log that stores nothing; what `counter` counted

@@ -23,6 +23,8 @@ enum Command {
     AllocationsPublish { warm: u64, count: u64 },
     /// Consumes, for a program that counts instructions.
     Consume { batches: u64, batch: u64 },
+    /// Consumes events of so many types, for a program that counts instructions.
+    Handlers { types: u64, count: u64 },
     /// Publishes, for a program that counts instructions.
     Publish { count: u64 },
     /// Decodes with serde_json alone.
@@ -50,6 +52,7 @@ fn main() -> anyhow::Result<()> {
             println!("{}", gates::publish(warm, count, allocations)?);
         }
         Command::Consume { batches, batch } => drop(gates::consume(1, batches, batch, nothing)?),
+        Command::Handlers { types, count } => gates::handlers(types, count)?,
         Command::Publish { count } => drop(gates::publish(1, count, nothing)?),
         Command::Decode { count } => gates::decode(count)?,
         Command::Encode { count } => gates::encode(count)?,

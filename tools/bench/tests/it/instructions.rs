@@ -54,6 +54,22 @@ fn consuming_an_event_takes_what_is_committed() {
     gate("consume", (many - few) / (40.0 * 256.0), json / 1_000.0, figures().consume);
 }
 
+/// Issue B: five hundred handlers cost an event no more instructions than one does, at most 1.02 of it. (Time is another
+/// matter: five hundred handlers' own code and futures do not fit the nearest caches, see `bench curves`.)
+///
+/// Red when a handler is looked for one by one.
+#[test]
+fn an_event_costs_the_same_among_five_hundred_handlers() {
+    let per_event = |types: &str| {
+        let few = instructions(&["handlers", types, "5120"])?;
+        let many = instructions(&["handlers", types, "15360"])?;
+        Some((many - few) / 10_240.0)
+    };
+    let Some((one, all)) = per_event("1").zip(per_event("500")) else { return };
+    println!("{one:.0} instructions per event with one handler, {all:.0} with 500: {:.3}", all / one);
+    assert!(all <= one * 1.02, "{all:.0} instructions per event with 500 handlers, {one:.0} with one");
+}
+
 /// Issue B. Red when an event's names are checked, copied or formatted once more.
 #[test]
 fn publishing_an_event_takes_what_is_committed() {
