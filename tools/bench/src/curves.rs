@@ -49,8 +49,8 @@ impl Axis {
             Self::Window => "deliveries in flight at most",
             Self::Keys => "distinct keys, one partition",
             Self::Handlers => {
-                "handlers, each with its own type and as many events as any other: instructions are the same (gated in \
-                 instructions.rs), so what grows is cache misses of the handlers' own code and futures"
+                "handlers, each with its own type and as many events as any other; their instructions are gated in \
+                 tests/it/instructions.rs, so what grows is misses of the caches"
             }
         }
     }
