@@ -91,7 +91,8 @@ impl Buffers {
         if buffer.arena.capacity() > KEPT_BYTES {
             return;
         }
-        (buffer.arena.clear(), buffer.entries.clear());
+        buffer.arena.clear();
+        buffer.entries.clear();
         let mut kept = lock(&self.0);
         if kept.len() < KEPT {
             kept.push(buffer);

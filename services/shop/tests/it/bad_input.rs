@@ -73,7 +73,7 @@ fn log_urls() {
         ),
         (
             "kafka://localhost:9092",
-            "the log URL's scheme \"kafka\" has no adapter in this build; this build has embedded:PATH and memory:",
+            "the log URL's scheme \"kafka\" needs the feature \"kafka\" of the crate aqueduct; this build has embedded:PATH and memory:",
         ),
         (
             "embedded:log.db?partition=4",
