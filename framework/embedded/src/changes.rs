@@ -229,7 +229,7 @@ impl<'a> Changes<'a> {
 
     /// Writes the records, and the next offsets: once per partition and transaction.
     pub(crate) fn finish(&mut self) -> rusqlite::Result<()> {
-        // A partition's records lie together in the file: in their order, a seventh of the work is saved.
+        // A partition's records lie together in the file: in their order each page is looked for once.
         self.records.sort_unstable_by_key(|(row, _)| *row);
         let mut insert = self.connection.prepare_cached(
             "INSERT INTO record(id, timestamp, key, headers, value, crc) VALUES(?,?,?,?,?,?)",

@@ -1,0 +1,131 @@
+//! Standing still, readiness, drains.
+
+use super::*;
+
+/// Nothing ends between the first sample and the last, `seconds` apart, and there is lag.
+fn standing(seconds: u64) -> History {
+    let mut history = good();
+    for second in 0..=seconds {
+        history.push(1_000 + second * SECOND, "observer", settled(2, 3));
+    }
+    history
+}
+
+#[test]
+fn stuck() {
+    earns(&standing(31), Kind::Stuck);
+    clean(&standing(29));
+    let mut explained = standing(31);
+    explained.push(900 + 10 * SECOND, "chaos", fault(1, "outage"));
+    explained.push(900 + 20 * SECOND, "chaos", Observation::Healed { fault: 1 });
+    clean(&explained);
+    // The fault is over, and it still stands.
+    let mut still = standing(60);
+    still.push(900 + 10 * SECOND, "chaos", fault(1, "outage"));
+    still.push(900 + 20 * SECOND, "chaos", Observation::Healed { fault: 1 });
+    earns(&still, Kind::Stuck);
+    let mut moves = standing(31);
+    moves.push(15 * SECOND, "a.1", start(9, "e3", "k3", 2));
+    moves.push(15 * SECOND + 1, "a.1", finish(9, Finished::Failed));
+    clean(&moves);
+    let idle = changed(standing(31), |mut line| {
+        if let Observation::Settled { end, .. } = &mut line.saw {
+            *end = 2;
+        }
+        Some(line)
+    });
+    clean(&idle);
+}
+
+#[test]
+fn lying_readiness() {
+    let ready = |ready, named: bool| {
+        let mut history = standing(50);
+        history.push(999, "chaos", fault(1, "poison"));
+        let stall = Stalled { group: GROUP.to_owned(), shard: Some(shard()), kind: "key".to_owned() };
+        let stalls = if named { vec![stall] } else { Vec::new() };
+        for second in 36..50 {
+            let stalls = stalls.clone();
+            history.push(2_000 + second * SECOND, "a.1", Observation::Ready { ready, stalls });
+        }
+        history
+    };
+    earns(&ready(true, false), Kind::LyingReadiness);
+    clean(&ready(true, true));
+    clean(&ready(false, false));
+}
+
+#[test]
+fn not_ready_without_reason() {
+    let unready = |seconds| {
+        let mut history = good();
+        for second in 0..=seconds {
+            let ready = second == 0;
+            history.push(second * SECOND, "a.1", Observation::Ready { ready, stalls: Vec::new() });
+        }
+        history
+    };
+    earns(&unready(8), Kind::LyingReadiness);
+    clean(&unready(5));
+    let mut explained = unready(8);
+    explained.push(100, "chaos", fault(1, "outage"));
+    clean(&explained);
+}
+
+fn drained(took: u64, unfinished: u64) -> History {
+    let mut history = good();
+    let process = || "a.1".to_owned();
+    history.push(1_000, "chaos", Observation::Drain { process: process(), deadline: SECOND });
+    history.push(1_000 + took, "chaos", Observation::Drained { process: process(), unfinished });
+    history
+}
+
+#[test]
+fn late_drain() {
+    earns(&drained(SECOND + 200_001, 0), Kind::LateDrain);
+    clean(&drained(SECOND + 200_000, 0));
+    let mut blocked = drained(2 * SECOND, 0);
+    blocked.push(900, "chaos", fault(1, "pause"));
+    earns(&blocked, Kind::LateDrain);
+    let blocking = Rules { blocking: ["pause".to_owned()].into(), ..rules() };
+    assert_eq!(kinds(&blocked, &blocking), []);
+    let mut never = good();
+    never.push(1_000, "chaos", Observation::Drain { process: "a.1".to_owned(), deadline: SECOND });
+    earns(&never, Kind::LateDrain);
+}
+
+#[test]
+fn cut_short() {
+    let given_up = |after| {
+        let mut history = drained(SECOND, 1);
+        history.push(900, "a.1", start(3, "e2", "k", 1));
+        history.push(1_000 + after, "a.1", finish(3, Finished::Cancelled));
+        history.push(1, "chaos", fault(1, "database"));
+        history
+    };
+    let repeating = Rules { repeating: ["database".to_owned()].into(), ..rules() };
+    assert_eq!(kinds(&given_up(SECOND / 2), &repeating), [Kind::CutShort]);
+    let mut handed_over = given_up(SECOND / 2);
+    handed_over.push(1_100 + SECOND / 2, "b.1", assigned(2, 1));
+    assert_eq!(kinds(&handed_over, &repeating), []);
+    assert_eq!(kinds(&given_up(SECOND), &repeating), []);
+}
+
+#[test]
+fn false_report_of_a_drain() {
+    let mut plain = rules();
+    plain.subscriptions[0].effects = false;
+    assert_eq!(kinds(&drained(SECOND, 1), &plain), [Kind::FalseReport]);
+    // With a transaction one more may have waited for it.
+    clean(&drained(SECOND, 1));
+    let cut = |unfinished| {
+        let mut history = drained(SECOND, unfinished);
+        history.push(900, "a.1", start(3, "e2", "k", 1));
+        history.push(1_000 + SECOND, "a.1", finish(3, Finished::Cancelled));
+        history.push(1, "chaos", fault(1, "kill"));
+        history
+    };
+    let repeating = Rules { repeating: ["kill".to_owned()].into(), ..rules() };
+    assert_eq!(kinds(&cut(0), &repeating), [Kind::FalseReport]);
+    assert_eq!(kinds(&cut(1), &repeating), []);
+}
