@@ -12,6 +12,9 @@ use futures_util::task::AtomicWaker;
 
 use crate::sync::{AtomicBool, Mutex, Ordering};
 
+/// How often one poll goes back to what was woken meanwhile.
+const ROUNDS: usize = 64;
+
 /// Places that were woken since they were last looked at, in that order, and the task that looks at them.
 #[derive(Debug, Default)]
 struct Woken {
@@ -104,31 +107,52 @@ impl<F> InFlight<F> {
     }
 
     /// Polls what was woken, by `poll`; gives what ended to `end`. Ready where something ended.
+    ///
+    /// What is woken meanwhile is polled in the same go, up to a bound: a turn at a database goes from one delivery to
+    /// the next without a way through the scheduler.
     pub(crate) fn poll<T>(
         &mut self,
         cx: &Context<'_>,
         mut poll: impl FnMut(&mut F, &mut Context<'_>) -> Poll<T>,
         mut end: impl FnMut(T),
     ) -> Poll<()> {
-        self.woken.task.register(cx.waker());
-        {
-            let mut woken = self.woken.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            std::mem::swap(&mut *woken, &mut self.turn);
-        }
+        // While this task is at it nobody need wake it.
+        drop(self.woken.task.take());
         let mut ended = Poll::Pending;
-        for number in self.turn.drain(..) {
-            let place = &mut self.places[number];
-            // Before it is polled: what wakes it from here on must be looked at again.
-            place.told.told.swap(false, Ordering::AcqRel);
-            let Some(work) = &mut place.work else { continue };
-            if let Poll::Ready(result) = poll(work, &mut Context::from_waker(&place.waker)) {
-                place.work = None;
-                self.free.push(number);
-                end(result);
-                ended = Poll::Ready(());
+        for _ in 0..ROUNDS {
+            if !self.next_turn() {
+                if ended.is_ready() {
+                    return ended;
+                }
+                self.woken.task.register(cx.waker());
+                // Woken before that, it has woken nobody.
+                if !self.next_turn() {
+                    return Poll::Pending;
+                }
+            }
+            for number in self.turn.drain(..) {
+                let place = &mut self.places[number];
+                // Before it is polled: what wakes it from here on must be looked at again.
+                place.told.told.swap(false, Ordering::AcqRel);
+                let Some(work) = &mut place.work else { continue };
+                if let Poll::Ready(result) = poll(work, &mut Context::from_waker(&place.waker)) {
+                    place.work = None;
+                    self.free.push(number);
+                    end(result);
+                    ended = Poll::Ready(());
+                }
             }
         }
+        // Others have their turn first.
+        cx.waker().wake_by_ref();
         ended
+    }
+
+    /// Takes over what was woken since.
+    fn next_turn(&mut self) -> bool {
+        let mut woken = self.woken.places.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        std::mem::swap(&mut *woken, &mut self.turn);
+        !self.turn.is_empty()
     }
 }
 
@@ -195,5 +219,56 @@ mod tests {
         assert_eq!(next(&mut running).await, [2]);
         old.wake();
         assert!(next(&mut running).now_or_never().is_none());
+    }
+
+    /// Red when `poll` goes through what was woken only once: the chain then takes a poll for each of its links.
+    #[test]
+    fn a_turn_goes_from_one_to_the_next_within_one_poll() {
+        let mut running = InFlight::new();
+        for link in 0..5_usize {
+            assert_eq!(running.next_place(), link);
+            running.insert(link);
+        }
+        let wakers: Vec<Waker> = running.places.iter().map(|place| place.waker.clone()).collect();
+        wakers[0].wake_by_ref();
+        let (mut polled, mut over) = (Vec::new(), Vec::new());
+        let ended = running.poll(
+            &Context::from_waker(Waker::noop()),
+            |link, _| {
+                polled.push(*link);
+                wakers.get(*link + 1).inspect(|next| next.wake_by_ref());
+                Poll::Ready(*link)
+            },
+            |link| over.push(link),
+        );
+        assert!(ended.is_ready() && running.is_empty());
+        assert_eq!((polled, over), (vec![0, 1, 2, 3, 4], vec![0, 1, 2, 3, 4]));
+    }
+
+    /// Red when the rounds of one poll have no bound: it then never returns; or when nobody is woken at the bound.
+    #[test]
+    fn work_that_wakes_itself_for_ever_lets_others_have_a_turn() {
+        struct Count(std::sync::atomic::AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let mut running = InFlight::new();
+        running.push(());
+        let woken = Arc::new(Count(0.into()));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut polls = 0;
+        let ended = running.poll(
+            &Context::from_waker(&waker),
+            |(), cx| {
+                polls += 1;
+                cx.waker().wake_by_ref();
+                Poll::<()>::Pending
+            },
+            |()| {},
+        );
+        assert!(ended.is_pending());
+        assert_eq!((polls, woken.0.load(Ordering::Relaxed)), (ROUNDS, 1));
     }
 }
