@@ -239,11 +239,8 @@ fn with_names_of(setting: &str, path: &str) -> String {
 }
 
 fn nearest(given: &str, names: impl Iterator<Item = String>) -> Option<String> {
-    names
-        .map(|name| (strsim::jaro_winkler(given, &name), name))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, name)| name)
+    let names: Vec<_> = names.collect();
+    aqueduct_core::url::nearest(given, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
 fn variable(setting: &str) -> String {

@@ -68,7 +68,10 @@ async fn open(url: &str, environment: &Environment) -> Result<Arc<dyn CommitLog>
             Ok(aqueduct_kafka::KafkaLog::connect(options).await?)
         }
         #[cfg(feature = "memory")]
-        "memory" if url != "memory:" => Err(configuration(format!("{url:?} is not a log: expected memory:"))),
+        "memory" if url != "memory:" => {
+            let shown = aqueduct_core::url::shown(url);
+            Err(configuration(format!("{shown:?} is not a log: expected memory:")))
+        }
         #[cfg(feature = "memory")]
         "memory" => Ok(Arc::new(aqueduct_memory::MemoryLog::new(8))),
         scheme => Err(unknown(scheme)),

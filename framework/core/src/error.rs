@@ -127,6 +127,12 @@ pub enum LogErrorKind {
     Configuration,
     /// The log cannot be reached or opened now.
     Unreachable,
+    /// The log refused the credentials: a wrong user or password, or a certificate that it does not take.
+    Unauthenticated,
+    /// The log showed a certificate that nobody signed whom this program trusts, or one that is not valid now.
+    UnknownAuthority,
+    /// The log showed a certificate of another host than the one that was asked for.
+    WrongHost,
     /// The topic does not exist.
     TopicMissing,
     /// A record is larger than the log takes.

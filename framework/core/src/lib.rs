@@ -13,6 +13,7 @@
 //! - [`aggregate`]: [`Aggregate`], state rebuilt from its own events
 //! - [`group`]: who owns which partition, for logs whose groups live in one process
 //! - [`environment`]: the clock and the random source, handed in
+//! - [`url`]: where a log is, as it is written, and as it may be printed
 
 pub mod aggregate;
 pub mod cloudevents;
@@ -31,6 +32,7 @@ mod planted;
 pub mod record;
 mod time;
 pub mod trace;
+pub mod url;
 
 pub use aggregate::Aggregate;
 pub use draft::{Draft, IntoDraft, IntoEvents};

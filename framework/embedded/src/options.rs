@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use aqueduct_core::{Environment, LogError, LogErrorKind};
+use aqueduct_core::{Environment, LogError, LogErrorKind, url::LogUrl};
 
 const DEFAULT_PARTITIONS: i32 = 8;
 const MAX_PARTITIONS: i32 = 1_024;
@@ -53,24 +53,20 @@ impl EmbeddedOptions {
     /// # Errors
     /// `Configuration`: another scheme, no path, an unknown parameter, or a value that is out of range.
     pub fn parse(url: &str, environment: Environment) -> Result<Self, LogError> {
-        let Some(rest) = url.strip_prefix("embedded:") else {
-            return Err(configuration(format!("{url:?} is not an embedded log: expected embedded:PATH")));
-        };
-        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
-        let mut options = Self::new(path, environment);
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let bad = || configuration(format!("{url:?}: {name} must be a whole number, not {value:?}"));
+        let url = LogUrl::parse(url, "embedded:", "PATH")?;
+        let mut options = Self::new(url.place(), environment);
+        for (name, value) in url.parameters() {
+            let number = "a whole number";
             match name {
-                "partitions" => options.partitions = value.parse().map_err(|_| bad())?,
-                "max_record_bytes" => options.max_record_bytes = value.parse().map_err(|_| bad())?,
+                "partitions" => options.partitions = url.read(name, value, number)?,
+                "max_record_bytes" => options.max_record_bytes = url.read(name, value, number)?,
                 "session" => {
                     options.session = parse_duration(value).ok_or_else(|| {
-                        configuration(format!("{url:?}: {name} must be like 10s or 1500ms, not {value:?}"))
+                        url.wrong(&format!("{name} must be like 10s or 1500ms, not {value:?}"))
                     })?;
                 }
-                "max_bytes" => options.max_bytes = Some(value.parse().map_err(|_| bad())?),
-                _ => return Err(unknown(url, name)),
+                "max_bytes" => options.max_bytes = Some(url.read(name, value, number)?),
+                _ => return Err(url.unknown(name, PARAMETERS)),
             }
         }
         options.check()?;
@@ -173,14 +169,6 @@ pub(crate) fn check_partitions(of: &str, partitions: i32) -> Result<(), LogError
         return Ok(());
     }
     Err(configuration(format!("partitions{of} must be from 1 to {MAX_PARTITIONS}, not {partitions}")))
-}
-
-fn unknown(url: &str, name: &str) -> LogError {
-    let nearest = PARAMETERS
-        .iter()
-        .min_by_key(|right| strsim::damerau_levenshtein(name, right))
-        .map_or_else(String::new, |right| format!(", did you mean {right:?}?"));
-    configuration(format!("{url:?}: unknown parameter {name:?}{nearest}"))
 }
 
 pub(crate) fn configuration(message: String) -> LogError {

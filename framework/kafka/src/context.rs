@@ -4,18 +4,25 @@ use std::sync::{Mutex, PoisonError};
 
 use rdkafka::{
     ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
-    types::RDKafkaErrorCode,
+    types::RDKafkaErrorCode as Code,
 };
 
 /// Keeps the last error: it alone carries the cause of a connection that fails.
 #[derive(Debug, Default)]
 pub(crate) struct Context {
-    last: Mutex<Option<String>>,
+    last: Mutex<Option<Met>>,
+}
+
+/// An error that a client met.
+#[derive(Debug, Clone)]
+pub(crate) struct Met {
+    pub(crate) code: Code,
+    pub(crate) reason: String,
 }
 
 impl Context {
     /// What the client met last, such as why it cannot connect.
-    pub(crate) fn last(&self) -> Option<String> {
+    pub(crate) fn last(&self) -> Option<Met> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -27,10 +34,11 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "a client of Kafka met an error");
+        let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // That all brokers are down follows the error that says why.
-        if last.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
-            *last = Some(reason.to_owned());
+        if last.is_none() || code != Code::AllBrokersDown {
+            *last = Some(Met { code, reason: reason.to_owned() });
         }
     }
 }

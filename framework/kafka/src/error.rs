@@ -23,8 +23,6 @@ pub(crate) fn kind(code: Code) -> LogErrorKind {
         | Code::GroupAuthorizationFailed
         | Code::ClusterAuthorizationFailed
         | Code::TransactionalIdAuthorizationFailed
-        | Code::SaslAuthenticationFailed
-        | Code::Authentication
         | Code::SSL
         | Code::InvalidTopic
         | Code::InvalidArgument
@@ -40,6 +38,7 @@ pub(crate) fn kind(code: Code) -> LogErrorKind {
         | Code::UnsupportedCompressionType => LogErrorKind::Configuration,
         Code::BadMessage | Code::InvalidMessage | Code::BadCompression => LogErrorKind::Corrupt,
         Code::KafkaStorageError | Code::FileSystem => LogErrorKind::Storage,
+        Code::SaslAuthenticationFailed | Code::Authentication => LogErrorKind::Unauthenticated,
         // Neither tells whether the broker has it.
         Code::PurgeInflight | Code::MessageTimedOut => LogErrorKind::UnknownOutcome,
         Code::BrokerDestroy | Code::PurgeQueue => LogErrorKind::Closed,
@@ -54,6 +53,10 @@ pub(crate) fn error(tried: &str, code: Code, said: &str) -> LogError {
 
 /// As [`error`], from rdkafka's own.
 pub(crate) fn client(tried: &str, failed: KafkaError) -> LogError {
+    // Its own text has the value, which may be a secret.
+    if let KafkaError::ClientConfig(_, _, name, _) = &failed {
+        return configuration(format!("{tried}: {name}: the client does not take the value"));
+    }
     let kind = failed.rdkafka_error_code().map_or(LogErrorKind::Configuration, kind);
     LogError::with_source(kind, tried.to_owned(), failed)
 }

@@ -20,7 +20,9 @@ mod member;
 #[allow(unsafe_code, reason = "the one module that calls the library directly")]
 mod native;
 mod options;
+mod probe;
 mod producer;
+mod properties;
 mod reader;
 mod sender;
 mod shared;

@@ -1,11 +1,14 @@
 //! Where the cluster is and how it is used.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, env, fs, net::IpAddr};
 
-use aqueduct_core::LogError;
-use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
+use aqueduct_core::{LogError, url::LogUrl};
+use rdkafka::{ClientConfig, config::RDKafkaLogLevel, consumer::BaseConsumer, producer::BaseProducer};
 
-use crate::error::configuration;
+use crate::{
+    error::{client, configuration},
+    properties::{self, Properties, Role},
+};
 
 const DEFAULT_PARTITIONS: i32 = 8;
 /// What a broker takes by default (1,048,588 bytes with its own overhead), less what a dead letter may have more and
@@ -24,79 +27,98 @@ pub struct KafkaOptions {
     pub(crate) max_record_bytes: usize,
     pub(crate) create_topics: bool,
     pub(crate) prefix: String,
+    insecure: bool,
+    properties: Properties,
 }
 
 impl KafkaOptions {
-    /// Reads `kafka://HOST:PORT[,HOST:PORT..][?partitions=N&replication=N&max_record_bytes=N&create_topics=false&prefix=P`
-    /// `&insecure=true]`.
+    /// Reads `kafka://HOST:PORT[,HOST:PORT..][?NAME=VALUE&..]`. In a value, `%` and two hexadecimal digits are a byte.
     ///
     /// - `partitions` (8), `replication` (the cluster's default): of topics that are made without saying it themselves;
     /// - `max_record_bytes` (956 KiB): the largest record; with it go 64 KiB for dead letters, and a topic must take both;
     /// - `create_topics` (true): whether topics that are missing are made;
     /// - `prefix`: begins the names of all topics, groups and transactional ids in the cluster, so that several
     ///   environments can share one;
-    /// - `insecure`: allows a cluster that is not on this machine without encryption.
+    /// - `insecure`: allows a cluster that is not on this machine without encryption, a password that is sent without it,
+    ///   and certificates that are not verified;
+    /// - any property of librdkafka by its own name, such as `security.protocol=sasl_ssl`, `sasl.mechanism=SCRAM-SHA-512`,
+    ///   `sasl.username=alice`, `ssl.ca.location=/etc/ca.pem`, `linger.ms=5`. One that would undo a promise is refused
+    ///   with the reason. The secret ones (`sasl.password`, `ssl.key.password`, `ssl.key.pem`, `ssl.keystore.password`)
+    ///   are not written into a URL, which others see: `file:PATH` or `env:NAME` says where they are.
     ///
     /// # Errors
-    /// `Configuration`: another scheme, no server, an unknown parameter, or a value that is out of range.
+    /// `Configuration`: another scheme, no server, an unknown parameter, a value that is out of range, a secret that is
+    /// written out or not where the URL says.
     pub fn parse(url: &str) -> Result<Self, LogError> {
-        let Some(rest) = url.strip_prefix("kafka://") else {
-            return Err(configuration(format!("{url:?} is not a Kafka log: expected kafka://HOST:PORT")));
-        };
-        let (servers, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let url = LogUrl::parse(url, "kafka://", "HOST:PORT")?;
         let mut options = Self {
-            servers: servers.trim_end_matches('/').to_owned(),
+            servers: url.place().trim_end_matches('/').to_owned(),
             partitions: DEFAULT_PARTITIONS,
             replication: -1,
             max_record_bytes: DEFAULT_MAX_RECORD_BYTES,
             create_topics: true,
             prefix: String::new(),
+            insecure: false,
+            properties: Properties::default(),
         };
-        let mut insecure = false;
-        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            let number = || configuration(format!("{url:?}: {name} must be a whole number, not {value:?}"));
-            let choice = || configuration(format!("{url:?}: {name} must be true or false, not {value:?}"));
+        for (name, value) in url.parameters() {
+            let (number, choice) = ("a whole number", "true or false");
             match name {
-                "partitions" => options.partitions = value.parse().map_err(|_| number())?,
-                "replication" => options.replication = value.parse().map_err(|_| number())?,
-                "max_record_bytes" => options.max_record_bytes = value.parse().map_err(|_| number())?,
-                "create_topics" => options.create_topics = value.parse().map_err(|_| choice())?,
-                "insecure" => insecure = value.parse().map_err(|_| choice())?,
+                "partitions" => options.partitions = url.read(name, value, number)?,
+                "replication" => options.replication = url.read(name, value, number)?,
+                "max_record_bytes" => options.max_record_bytes = url.read(name, value, number)?,
+                "create_topics" => options.create_topics = url.read(name, value, choice)?,
+                "insecure" => options.insecure = url.read(name, value, choice)?,
                 "prefix" => value.clone_into(&mut options.prefix),
-                _ => return Err(unknown(url, name)),
+                _ if properties::is_known(name) => {
+                    let value = if properties::is_secret(name) {
+                        Cow::Owned(look_up(name, value).map_err(|what| url.wrong(&what))?)
+                    } else {
+                        Cow::Borrowed(value)
+                    };
+                    let set = options.properties.set(name, &value);
+                    set.map_err(|error| url.wrong(&error.to_string()))?;
+                }
+                _ => return Err(url.unknown(name, PARAMETERS.into_iter().chain(properties::names()))),
             }
         }
-        options.check(url, insecure)?;
+        options
+            .check()
+            .and_then(|()| options.properties.check())
+            .map_err(|error| url.wrong(&error.to_string()))?;
         Ok(options)
     }
 
-    fn check(&self, url: &str, insecure: bool) -> Result<(), LogError> {
+    /// Sets a property of librdkafka, such as a password that the program has from a vault. What may be set, and what a
+    /// URL may say, is the same; a secret is the value itself.
+    ///
+    /// # Errors
+    /// `Configuration`: there is no such property, it would undo a promise, the client does not take the value, or it
+    /// needs `insecure=true` in the URL.
+    pub fn property(mut self, name: &str, value: &str) -> Result<Self, LogError> {
+        self.properties.set(name, value)?;
+        self.check()?;
+        Ok(self)
+    }
+
+    fn check(&self) -> Result<(), LogError> {
         for server in self.servers.split(',') {
             let Some((host, port)) = server.rsplit_once(':').filter(|(host, _)| !host.is_empty()) else {
-                return Err(configuration(format!("{url:?}: {server:?} is not HOST:PORT")));
+                return Err(configuration(format!("{server:?} is not HOST:PORT")));
             };
             if port.parse::<u16>().is_err() {
-                return Err(configuration(format!("{url:?}: {port:?} is not a port")));
+                return Err(configuration(format!("{port:?} is not a port")));
             }
-            let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
-            let here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
-            if !here && !insecure {
-                return Err(configuration(format!(
-                    "{url:?}: the connection to {host} would not be encrypted; insecure=true allows it"
-                )));
-            }
+            self.check_secure(host)?;
         }
         if self.partitions < 1 {
-            return Err(configuration(format!("{url:?}: partitions must be at least 1")));
+            return Err(configuration("partitions must be at least 1".to_owned()));
         }
         if self.replication != -1 && !(1..=i32::from(i16::MAX)).contains(&self.replication) {
-            return Err(configuration(format!("{url:?}: replication must be from 1 to {}", i16::MAX)));
+            return Err(configuration(format!("replication must be from 1 to {}", i16::MAX)));
         }
         if !(1..=MAX_MAX_RECORD_BYTES).contains(&self.max_record_bytes) {
-            return Err(configuration(format!(
-                "{url:?}: max_record_bytes must be from 1 to {MAX_MAX_RECORD_BYTES}"
-            )));
+            return Err(configuration(format!("max_record_bytes must be from 1 to {MAX_MAX_RECORD_BYTES}")));
         }
         if !self.prefix.is_empty() {
             // A name may follow it, so it may end where a name may not.
@@ -105,13 +127,70 @@ impl KafkaOptions {
         Ok(())
     }
 
+    /// P11: what goes to `host` is encrypted and the host is who it should be, unless `insecure` says otherwise.
+    fn check_secure(&self, host: &str) -> Result<(), LogError> {
+        if self.insecure {
+            return Ok(());
+        }
+        let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        let here = host == "localhost" || address.is_ok_and(|address| address.is_loopback());
+        let (encrypted, user) = self.properties.protocol();
+        let is =
+            |name, value: &str| self.properties.get(name).is_some_and(|set| set.eq_ignore_ascii_case(value));
+        let what = if !here && !encrypted {
+            format!("the connection to {host} would not be encrypted (security.protocol=ssl)")
+        } else if user && !encrypted {
+            format!("the password would go to {host} without encryption (security.protocol=sasl_ssl)")
+        } else if is("enable.ssl.certificate.verification", "false") {
+            format!("the certificate of {host} would not be verified")
+        } else if is("ssl.endpoint.identification.algorithm", "none") {
+            format!("the certificate of {host} may be another host's")
+        } else {
+            return Ok(());
+        };
+        Err(configuration(format!("{what}; insecure=true allows it")))
+    }
+
+    /// Makes a client of each kind that is never connected: properties are right one by one, and may not go together.
+    pub(crate) fn try_out(&self) -> Result<(), LogError> {
+        self.properties.check()?;
+        if self.properties.is_empty() {
+            return Ok(());
+        }
+        let alone = |mut config: ClientConfig| {
+            config.remove("bootstrap.servers");
+            config
+        };
+        let tried = "the properties do not go together";
+        let made = |error| client(tried, error);
+        alone(self.member("aqueduct")).create::<BaseConsumer>().map_err(made)?;
+        alone(self.producing()).create::<BaseProducer>().map_err(made)?;
+        alone(self.transacting("aqueduct")).create::<BaseProducer>().map_err(made)?;
+        Ok(())
+    }
+
+    /// Sends no credentials and does not compare the host's name: whether another host's certificate is what is wrong.
+    pub(crate) fn nameless(&self) -> ClientConfig {
+        let mut config = self.asking();
+        for name in ["sasl.mechanism", "sasl.mechanisms", "sasl.username", "sasl.password"] {
+            config.remove(name);
+        }
+        for name in ["location", "pem"] {
+            config.remove(&format!("ssl.certificate.{name}")).remove(&format!("ssl.key.{name}"));
+        }
+        config.remove("ssl.key.password").remove("ssl.keystore.location").remove("ssl.keystore.password");
+        config.set("security.protocol", "ssl").set("ssl.endpoint.identification.algorithm", "none");
+        config
+    }
+
     /// What all clients have in common.
     fn client(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.servers).set("client.id", "aqueduct");
         // A broker that restarts is back within seconds; the default waits up to 10 s.
         config.set("reconnect.backoff.max.ms", "1000");
-        config.set_log_level(RDKafkaLogLevel::Warning);
+        let debugs = self.properties.get("debug").is_some();
+        config.set_log_level(if debugs { RDKafkaLogLevel::Debug } else { RDKafkaLogLevel::Warning });
         config
     }
 
@@ -119,6 +198,7 @@ impl KafkaOptions {
     pub(crate) fn asking(&self) -> ClientConfig {
         let mut config = self.client();
         config.set("isolation.level", "read_uncommitted");
+        self.properties.apply(&mut config, Role::Asks);
         config
     }
 
@@ -137,6 +217,7 @@ impl KafkaOptions {
             .set("queued.max.messages.kbytes", "8192")
             .set("fetch.queue.backoff.ms", "20")
             .set("allow.auto.create.topics", "false");
+        self.properties.apply(&mut config, Role::Reads);
         config
     }
 
@@ -150,6 +231,7 @@ impl KafkaOptions {
             // A hand-over waits for heartbeats.
             .set("heartbeat.interval.ms", "500")
             .set("session.timeout.ms", "6000");
+        self.properties.apply(&mut config, Role::Reads);
         config
     }
 
@@ -170,6 +252,7 @@ impl KafkaOptions {
             .set("queue.buffering.max.messages", "10000000")
             .set("queue.buffering.max.kbytes", "2147483647")
             .set("message.max.bytes", largest.to_string());
+        self.properties.apply(&mut config, Role::Produces);
         config
     }
 
@@ -183,14 +266,25 @@ impl KafkaOptions {
             .set("message.timeout.ms", "10000")
             .set("transaction.timeout.ms", "10000")
             .set("linger.ms", "0");
+        self.properties.apply(&mut config, Role::Produces);
         config
     }
 }
 
-fn unknown(url: &str, name: &str) -> LogError {
-    let nearest = PARAMETERS
-        .iter()
-        .min_by_key(|right| strsim::damerau_levenshtein(name, right))
-        .map_or_else(String::new, |right| format!(", did you mean {right:?}?"));
-    configuration(format!("{url:?}: unknown parameter {name:?}{nearest}"))
+/// Where a secret is, followed.
+fn look_up(name: &str, place: &str) -> Result<String, String> {
+    let secret = if let Some(path) = place.strip_prefix("file:") {
+        let text =
+            fs::read_to_string(path).map_err(|error| format!("{name}: cannot read {path}: {error}"))?;
+        // An editor's or `echo`'s.
+        text.strip_suffix('\n')
+            .map_or(text.clone(), |text| text.strip_suffix('\r').unwrap_or(text).to_owned())
+    } else if let Some(variable) = place.strip_prefix("env:") {
+        env::var(variable).map_err(|error| format!("{name}: {variable}: {error}"))?
+    } else {
+        return Err(format!(
+            "{name} is a secret, which others would see in a URL: file:PATH or env:NAME says where it is"
+        ));
+    };
+    if secret.is_empty() { Err(format!("{name}: {place} is empty")) } else { Ok(secret) }
 }

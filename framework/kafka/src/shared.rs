@@ -27,14 +27,12 @@ use crate::{
     member::Member,
     native::{self, Native},
     options::KafkaOptions,
+    probe,
     sender::Sender,
 };
 
 /// How long a question to the cluster may take.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How long the first one may, in which a wrong address shows.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// How soon to ask again for what passes.
 const AGAIN: Duration = Duration::from_millis(20);
@@ -78,17 +76,8 @@ pub(crate) fn serve(name: &str, consumer: &Arc<BaseConsumer<Context>>) -> Result
 impl Shared {
     /// Connects, and asks the cluster who it is. Waits.
     pub(crate) fn connect(options: KafkaOptions) -> Result<Arc<Self>, LogError> {
-        let made = options.asking().create_with_context(Context::default());
-        let asking: BaseConsumer<Context> = made.map_err(|error| client("cannot make a client", error))?;
-        let asking = Arc::new(asking);
-        serve("kafka-asking", &asking)?;
-        if let Err(failed) = asking.fetch_metadata(None, PROBE) {
-            let cause = asking.client().context().last().unwrap_or_else(|| failed.to_string());
-            return Err(LogError::new(
-                LogErrorKind::Unreachable,
-                format!("no answer from Kafka within {} s: {cause}", PROBE.as_secs()),
-            ));
-        }
+        options.try_out()?;
+        let asking = probe::connect(&options)?;
         Ok(Arc::new(Self {
             fetchers: Fetchers::new(options.reading())?,
             options,

@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::state::{Broker, Cluster, nodes, shared};
+use super::{
+    secure,
+    state::{Broker, Cluster, nodes, shared},
+};
 
 /// How much of a dead broker's log is shown.
 const TAIL: usize = 20;
@@ -44,7 +47,9 @@ impl Broker {
     }
 
     pub(super) fn listens(&self) -> bool {
-        TcpStream::connect(("127.0.0.1", self.port)).is_ok()
+        // A broker opens its listeners one after the other.
+        let secure = self.secure_ports.into_iter().flat_map(|ports| [ports.tls, ports.mutual, ports.scram]);
+        std::iter::once(self.port).chain(secure).all(|port| TcpStream::connect(("127.0.0.1", port)).is_ok())
     }
 
     pub(super) fn life(&self) -> Life {
@@ -84,6 +89,9 @@ pub(super) fn format(cluster: &Cluster) -> anyhow::Result<()> {
         }
         let mut java = java("kafka.tools.StorageTool");
         java.args(["format", "-t", &cluster.id, "-c"]).arg(broker.settings());
+        if broker.secure_ports.is_some() {
+            java.args(["--add-scram", &secure::user()?]);
+        }
         formatting.push((broker, spawn(broker, &mut java)?));
     }
     for (broker, mut child) in formatting {
@@ -141,14 +149,16 @@ fn settings(cluster: &Cluster, broker: &Broker) -> String {
     let (id, port, controller) = (broker.id, broker.port, broker.controller_port);
     let (voters, data) = (voters.join(","), broker.home().join("data"));
     let data = data.display();
+    let secure = broker.secure_ports.map(secure::listeners).unwrap_or_default();
+    let secure::Listeners { listeners, protocols, settings } = secure;
     format!(
         "process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
+listeners=PLAINTEXT://127.0.0.1:{port}{listeners},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 log.dirs={data}
 # A typing error makes no topic; clients make theirs.
 auto.create.topics.enable=false
@@ -163,6 +173,6 @@ share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr={in_sync}
 # Else the first member of a group waits for 3 s.
 group.initial.rebalance.delay.ms=0
-"
+{settings}"
     )
 }

@@ -3,6 +3,7 @@
 
 mod broker;
 mod install;
+mod secure;
 mod state;
 
 use std::{
@@ -38,6 +39,9 @@ pub(crate) enum Action {
         /// Remove the data of before first.
         #[arg(long)]
         fresh: bool,
+        /// Add listeners for TLS, mutual TLS, and SCRAM-SHA-512 over TLS, with certificates and users of their own.
+        #[arg(long)]
+        secure: bool,
     },
     /// Stop all brokers; their data stays.
     Down,
@@ -57,9 +61,8 @@ pub(crate) enum Action {
 
 pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
     match *action {
-        Action::Up { brokers, port, fresh } => {
-            let url = up(brokers, port, fresh)?;
-            println!("{url}");
+        Action::Up { brokers, port, fresh, secure } => {
+            show(&up(brokers, port, fresh, secure)?);
             Ok(())
         }
         Action::Down => down(),
@@ -80,21 +83,33 @@ pub(crate) fn test() -> anyhow::Result<()> {
     state::step_aside();
     // A run that was killed may have left one.
     down()?;
-    let tested = up(1, None, true).and_then(|url| {
+    let tested = up(1, None, true, true).and_then(|cluster| {
         let mut tests = command("cargo test --release --package aqueduct-kafka --locked");
-        step(tests.env("AQUEDUCT_TEST_KAFKA", url))
+        tests.env("AQUEDUCT_TEST_KAFKA", cluster.url());
+        for (name, url) in secure::urls(&cluster) {
+            tests.env(format!("AQUEDUCT_TEST_KAFKA_{}", name.to_uppercase()), url);
+        }
+        step(&mut tests)
     });
     down()?;
     tested
 }
 
-/// Starts what is not running and gives the URL.
-fn up(brokers: u16, port: Option<u16>, fresh: bool) -> anyhow::Result<String> {
+/// What a client needs, a line for each listener.
+fn show(cluster: &Cluster) {
+    println!("{}", cluster.url());
+    for (name, url) in secure::urls(cluster) {
+        println!("{name:6} {url}");
+    }
+}
+
+/// Starts what is not running.
+fn up(brokers: u16, port: Option<u16>, fresh: bool, secure: bool) -> anyhow::Result<Cluster> {
     let mut cluster = match Cluster::load_if_any()? {
         Some(cluster) if fresh => {
             let running = cluster.running();
             ensure!(running.is_empty(), "brokers {running:?} run; `cargo xtask kafka down` first");
-            let new = Cluster::new(brokers, port)?;
+            let new = Cluster::new(brokers, port, secure)?;
             if state::nodes().exists() {
                 fs::remove_dir_all(state::nodes()).context("cannot remove the data of before")?;
             }
@@ -114,11 +129,19 @@ fn up(brokers: u16, port: Option<u16>, fresh: bool) -> anyhow::Result<String> {
                 state::home().display(),
                 first.unwrap_or_default()
             );
+            ensure!(
+                !secure || cluster.is_secure(),
+                "the cluster in {} was made without secure listeners; ask for a new one with --fresh",
+                state::home().display()
+            );
             cluster
         }
-        None => Cluster::new(brokers, port)?,
+        None => Cluster::new(brokers, port, secure)?,
     };
     install::jars()?;
+    if cluster.is_secure() {
+        secure::prepare()?;
+    }
     cluster.save()?;
     broker::format(&cluster)?;
     for number in 0..cluster.brokers.len() {
@@ -129,7 +152,7 @@ fn up(brokers: u16, port: Option<u16>, fresh: bool) -> anyhow::Result<String> {
         }
     }
     wait_until_listening(&cluster)?;
-    Ok(cluster.url())
+    Ok(cluster)
 }
 
 fn wait_until_listening(cluster: &Cluster) -> anyhow::Result<()> {
@@ -200,7 +223,7 @@ fn status() -> anyhow::Result<()> {
         };
         println!("broker {} {life}: port {}, log {}", broker.id, broker.port, broker.log().display());
     }
-    println!("{}", cluster.url());
+    show(&cluster);
     Ok(())
 }
 

@@ -12,7 +12,7 @@ use anyhow::{Context, ensure};
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-use super::broker::Life;
+use super::{broker::Life, secure};
 use crate::run;
 
 /// Where the cluster of `cargo xtask test` is, while that runs: the one that a developer uses is left alone.
@@ -50,12 +50,21 @@ pub(super) struct Broker {
     pub(super) id: u16,
     pub(super) port: u16,
     pub(super) controller_port: u16,
+    /// Those of the listeners with encryption, where there are any.
+    pub(super) secure_ports: Option<SecurePorts>,
     /// Its process, when it was last started.
     pub(super) pid: Option<i32>,
 }
 
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SecurePorts {
+    pub(super) tls: u16,
+    pub(super) mutual: u16,
+    pub(super) scram: u16,
+}
+
 impl Cluster {
-    pub(super) fn new(brokers: u16, port: Option<u16>) -> anyhow::Result<Self> {
+    pub(super) fn new(brokers: u16, port: Option<u16>, secure: bool) -> anyhow::Result<Self> {
         // Held until all are chosen, so that none is chosen twice.
         let mut held = Vec::new();
         let mut free = |wanted: u16| -> std::io::Result<u16> {
@@ -71,7 +80,13 @@ impl Cluster {
         let mut all = Vec::new();
         for id in 1..=brokers {
             let port = if id == 1 { first } else { free(0)? };
-            all.push(Broker { id, port, controller_port: free(0)?, pid: None });
+            let controller_port = free(0)?;
+            let secure_ports = if secure {
+                Some(SecurePorts { tls: free(0)?, mutual: free(0)?, scram: free(0)? })
+            } else {
+                None
+            };
+            all.push(Broker { id, port, controller_port, secure_ports, pid: None });
         }
         Ok(Self { id: random_id(), brokers: all })
     }
@@ -99,6 +114,14 @@ impl Cluster {
                 id: number(broker, "id")?,
                 port: number(broker, "port")?,
                 controller_port: number(broker, "controller_port")?,
+                secure_ports: match broker.get("secure_ports") {
+                    None | Some(Value::Null) => None,
+                    Some(ports) => Some(SecurePorts {
+                        tls: number(ports, "tls")?,
+                        mutual: number(ports, "mutual")?,
+                        scram: number(ports, "scram")?,
+                    }),
+                },
                 pid: broker.get("pid")?.as_i64().and_then(|pid| i32::try_from(pid).ok()),
             })
         });
@@ -110,13 +133,18 @@ impl Cluster {
             .brokers
             .iter()
             .map(|broker| {
+                let secure = broker
+                    .secure_ports
+                    .map(|ports| json!({ "tls": ports.tls, "mutual": ports.mutual, "scram": ports.scram }));
                 json!({
-                    "id": broker.id, "port": broker.port,
-                    "controller_port": broker.controller_port, "pid": broker.pid,
+                    "id": broker.id, "port": broker.port, "controller_port": broker.controller_port,
+                    "secure_ports": secure, "pid": broker.pid,
                 })
             })
             .collect();
-        let text = json!({ "id": self.id, "url": self.url(), "brokers": brokers });
+        let secure: serde_json::Map<_, _> =
+            secure::urls(self).into_iter().map(|(name, url)| (name.to_owned(), url.into())).collect();
+        let text = json!({ "id": self.id, "url": self.url(), "secure": secure, "brokers": brokers });
         fs::create_dir_all(home()).with_context(|| format!("cannot make {}", home().display()))?;
         fs::write(file(), format!("{text:#}\n")).with_context(|| format!("cannot write {}", file().display()))
     }
@@ -126,6 +154,10 @@ impl Cluster {
         let addresses: Vec<_> =
             self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
         format!("kafka://{}", addresses.join(","))
+    }
+
+    pub(super) fn is_secure(&self) -> bool {
+        self.brokers.iter().all(|broker| broker.secure_ports.is_some())
     }
 
     pub(super) fn broker(&self, id: u16) -> anyhow::Result<&Broker> {

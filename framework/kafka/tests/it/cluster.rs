@@ -14,6 +14,19 @@ pub(crate) fn url() -> String {
     if let Ok(url) = std::env::var("AQUEDUCT_TEST_KAFKA") {
         return url;
     }
+    state()["url"].as_str().expect("the cluster's URL").to_owned()
+}
+
+/// That of a listener with encryption, `tls`, `mutual` or `scram`, with the credentials that are right there.
+pub(crate) fn secure(listener: &str) -> String {
+    if let Ok(url) = std::env::var(format!("AQUEDUCT_TEST_KAFKA_{}", listener.to_uppercase())) {
+        return url;
+    }
+    let url = state()["secure"][listener].as_str().map(str::to_owned);
+    url.unwrap_or_else(|| panic!("the cluster has no listener {listener}: cargo xtask kafka up --secure"))
+}
+
+fn state() -> Value {
     // The folder that cargo builds this very test in.
     let mut folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     folder.pop();
@@ -22,8 +35,7 @@ pub(crate) fn url() -> String {
     let text = text.unwrap_or_else(|error| {
         panic!("no cluster to test against ({}: {error}): cargo xtask kafka up", file.display())
     });
-    let state: Value = serde_json::from_str(&text).expect("the state of the cluster");
-    state["url"].as_str().expect("the cluster's URL").to_owned()
+    serde_json::from_str(&text).expect("the state of the cluster")
 }
 
 /// A part of the cluster's names that no other test has, as a parameter of the URL.

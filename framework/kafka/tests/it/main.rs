@@ -10,3 +10,4 @@ mod bad_input;
 mod cluster;
 mod contract;
 mod reading;
+mod secure;

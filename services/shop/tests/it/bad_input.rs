@@ -77,11 +77,11 @@ fn log_urls() {
         ),
         (
             "embedded:log.db?partition=4",
-            "\"embedded:log.db?partition=4\": unknown parameter \"partition\", did you mean \"partitions\"?",
+            "\"embedded:log.db?..\": unknown parameter \"partition\", did you mean \"partitions\"?",
         ),
         ("embedded:log.db?partitions=0", "partitions must be from 1 to 1024, not 0"),
         ("embedded:", "the embedded log has no path: expected embedded:PATH"),
-        ("memory:?partitions=4", "\"memory:?partitions=4\" is not a log: expected memory:"),
+        ("memory:?partitions=4", "\"memory:?..\" is not a log: expected memory:"),
     ] {
         assert_eq!(refused(&["--log", url]), format!("Error: {message}"));
     }

@@ -1,0 +1,225 @@
+//! Properties of librdkafka that a user sets: which there are, which are secret, and which would undo a promise.
+
+use std::fmt;
+
+use aqueduct_core::{LogError, url::nearest};
+use rdkafka::{ClientConfig, error::KafkaError};
+
+use crate::error::configuration;
+
+/// Name, which clients have it (`*` all, `P` those that produce, `C` those that read) and, of another name for a
+/// property, that property. From the CONFIGURATION.md of librdkafka 2.12.1; a test compares it with the library.
+const TABLE: &str = include_str!("properties.tsv");
+
+/// Never shown, and in a URL only as a reference to a file or a variable.
+const SECRET: [&str; 4] = ["sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password"];
+
+/// What a client does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Asks,
+    Reads,
+    Produces,
+}
+
+/// What a user set, by the properties' own names.
+#[derive(Clone, Default)]
+pub(crate) struct Properties(Vec<Property>);
+
+#[derive(Clone)]
+struct Property {
+    known: Known,
+    value: String,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    name: &'static str,
+    clients: &'static str,
+    /// The property that this is another name of, or itself.
+    means: &'static str,
+}
+
+fn table() -> impl Iterator<Item = Known> {
+    TABLE.lines().filter_map(|line| {
+        let mut columns = line.split('\t');
+        let (name, clients) = (columns.next()?, columns.next()?);
+        Some(Known { name, clients, means: columns.next().unwrap_or(name) })
+    })
+}
+
+/// All names.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    table().map(|known| known.name)
+}
+
+pub(crate) fn is_known(name: &str) -> bool {
+    names().any(|known| known == name)
+}
+
+pub(crate) fn is_secret(name: &str) -> bool {
+    SECRET.contains(&name)
+}
+
+impl Properties {
+    /// Takes a property, or says why not.
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<(), LogError> {
+        let Some(known) = table().find(|known| known.name == name) else {
+            let meant = nearest(name, names());
+            let meant = meant.map(|name| format!(", did you mean {name:?}?")).unwrap_or_default();
+            return Err(configuration(format!("librdkafka has no property {name:?}{meant}")));
+        };
+        if let Some(reason) = refused(known.means) {
+            return Err(configuration(format!("{name} cannot be set: {reason}")));
+        }
+        if value.contains('\0') {
+            return Err(configuration(format!("{name}: a zero byte is no part of a value")));
+        }
+        let tried = ClientConfig::new().set(name, value).create_native_config();
+        match tried {
+            Err(KafkaError::ClientConfig(_, said, ..)) if !is_secret(name) => {
+                return Err(configuration(format!("{name}: {said}")));
+            }
+            Err(_) => return Err(configuration(format!("{name}: the client does not take the value"))),
+            Ok(_) => {}
+        }
+        if known.means == "sasl.mechanisms" && value == "OAUTHBEARER" {
+            return Err(configuration(format!("{name}: {TOKENS}")));
+        }
+        self.0.retain(|property| property.known.means != known.means);
+        self.0.push(Property { known, value: value.to_owned() });
+        Ok(())
+    }
+
+    /// The value of a property, by its main name.
+    pub(crate) fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|property| property.known.means == name).map(|property| &*property.value)
+    }
+
+    /// Whether what is sent is encrypted, and whether a user and a password are sent.
+    pub(crate) fn protocol(&self) -> (bool, bool) {
+        let protocol = self.get("security.protocol").unwrap_or("plaintext").to_ascii_lowercase();
+        (protocol.ends_with("ssl"), protocol.starts_with("sasl"))
+    }
+
+    /// Refuses what the client would ignore.
+    pub(crate) fn check(&self) -> Result<(), LogError> {
+        let (encrypted, user) = self.protocol();
+        for property in &self.0 {
+            let name = property.known.name;
+            let needs = match name.split('.').next() {
+                Some("ssl") if !encrypted => "ssl or sasl_ssl",
+                Some("sasl") if !user => "sasl_ssl",
+                _ => continue,
+            };
+            return Err(configuration(format!(
+                "{name} is set, and has no effect unless security.protocol={needs}"
+            )));
+        }
+        if user && self.get("sasl.mechanisms").is_none() {
+            return Err(configuration(
+                "security.protocol asks for a user, and sasl.mechanism is not set".to_owned(),
+            ));
+        }
+        Ok(())
+    }
+
+    /// Puts them over what the log sets itself.
+    pub(crate) fn apply(&self, config: &mut ClientConfig, role: Role) {
+        for Property { known, value } in &self.0 {
+            let concerned = match known.clients {
+                "P" => role == Role::Produces,
+                "C" => role == Role::Reads,
+                _ => true,
+            };
+            if concerned {
+                // Under another name it would be set twice, in any order.
+                for other in table().filter(|other| other.means == known.means) {
+                    config.remove(other.name);
+                }
+                config.set(known.name, value);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Debug for Properties {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.0.iter().map(|Property { known, value }| {
+            (known.name, if is_secret(known.name) { ".." } else { value.as_str() })
+        });
+        f.debug_map().entries(shown).finish()
+    }
+}
+
+const STORED: &str = "a publish is acknowledged when all replicas in sync have it, once and in order";
+const QUEUE: &str = "a client that refuses or reorders what it was given would let records overtake";
+const REPORT: &str = "a publish waits for the report of its own record";
+const SETTLED: &str = "an offset is settled when its delivery has ended, and by nothing else";
+const GROUP: &str = "the log takes part in groups in its own way";
+const CODE: &str = "it is no text but a function or an object, which the log gives itself";
+const PLUGIN: &str = "foreign code in the client could undo every promise";
+const TOKENS: &str = "tokens (OAUTHBEARER) are not supported";
+const IGNORED: &str = "the client ignores it";
+
+/// Why a property, by its main name, is not the user's to set.
+fn refused(name: &str) -> Option<&'static str> {
+    Some(match name {
+        "metadata.broker.list" => "the hosts of the URL are it",
+        "enable.idempotence"
+        | "request.required.acks"
+        | "max.in.flight.requests.per.connection"
+        | "message.send.max.retries"
+        | "enable.gapless.guarantee"
+        | "message.timeout.ms" => STORED,
+        "queue.buffering.max.messages" | "queue.buffering.max.kbytes" | "queuing.strategy" => QUEUE,
+        "delivery.report.only.error" | "produce.offset.report" => REPORT,
+        "partitioner" => "a key goes to the partition that the Java client chooses",
+        "transactional.id" => "a relay's or group's transactions fence its older ones by it",
+        "transaction.timeout.ms" => "a transaction that is left open is rolled back after 10 s",
+        "auto.commit.enable"
+        | "enable.auto.commit"
+        | "auto.commit.interval.ms"
+        | "enable.auto.offset.store"
+        | "offset.store.method"
+        | "offset.store.path"
+        | "offset.store.sync.interval.ms" => SETTLED,
+        "auto.offset.reset" => "where a new group starts is said by its subscription",
+        "isolation.level" => "handlers are given what was committed, and nothing else",
+        "enable.partition.eof" => "a reader is told where its partition ends",
+        "check.crcs" => "damaged records are never delivered",
+        "group.id"
+        | "group.instance.id"
+        | "group.protocol"
+        | "group.protocol.type"
+        | "group.remote.assignor"
+        | "partition.assignment.strategy" => GROUP,
+        "allow.auto.create.topics" => "create_topics=false or true says it",
+        "message.max.bytes" => "max_record_bytes=N says it",
+        "builtin.features" => "it tells what the client was built with, and sets nothing",
+        "enabled_events" | "log.queue" | "log_level" => {
+            "the client's lines go to `tracing`, whose filter decides"
+        }
+        "statistics.interval.ms" => "nothing here reads the client's statistics",
+        "plugin.library.paths" | "interceptors" => PLUGIN,
+        "topic.metadata.refresh.fast.cnt"
+        | "socket.blocking.max.ms"
+        | "reconnect.backoff.jitter.ms"
+        | "consume.callback.max.messages" => IGNORED,
+        "opaque"
+        | "default_topic_conf"
+        | "msg_order_cmp"
+        | "ssl_ca"
+        | "ssl_certificate"
+        | "ssl_key"
+        | "ssl_engine_callback_data" => CODE,
+        _ if name.ends_with("_cb") => CODE,
+        _ if name.contains("oauthbearer") || name.starts_with("https.") => TOKENS,
+        _ if name.starts_with("sasl.kerberos.") => "this build has no Kerberos",
+        _ => return None,
+    })
+}
