@@ -288,3 +288,44 @@ fn look_up(name: &str, place: &str) -> Result<String, String> {
     };
     if secret.is_empty() { Err(format!("{name}: {place} is empty")) } else { Ok(secret) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Red when a client is made without the properties that concern it, or with one beside what it is another name of.
+    #[test]
+    fn properties_go_to_the_clients_that_have_them() {
+        let url = "kafka://h:1?security.protocol=ssl&queue.buffering.max.ms=7&fetch.min.bytes=8";
+        let options = KafkaOptions::parse(url).unwrap();
+        let clients = [
+            (options.asking(), None, None),
+            (options.reading(), None, Some("8")),
+            (options.member("g"), None, Some("8")),
+            (options.producing(), Some("7"), None),
+            (options.transacting("t"), Some("7"), None),
+        ];
+        for (config, linger, fetch) in clients {
+            assert_eq!(config.get("security.protocol"), Some("ssl"), "{config:?}");
+            assert_eq!(config.get("queue.buffering.max.ms"), linger, "{config:?}");
+            assert_eq!(config.get("linger.ms"), None, "{config:?}");
+            assert_eq!(config.get("fetch.min.bytes"), fetch, "{config:?}");
+        }
+    }
+
+    /// P11: a host that is not the one asked for is sent no credentials. Red when `nameless` leaves one.
+    #[test]
+    fn who_asks_whose_certificate_it_is_has_no_credentials() {
+        let secrets =
+            ["sasl.password", "ssl.key.password", "ssl.key.pem", "ssl.keystore.password", "sasl.username"];
+        let url = "kafka://h:1?security.protocol=sasl_ssl&sasl.mechanism=PLAIN&ssl.key.location=/k&ssl.certificate.location=/c";
+        let options = KafkaOptions::parse(url).unwrap();
+        let options = secrets.iter().fold(options, |options, name| options.property(name, "canary").unwrap());
+        let (asking, nameless) = (options.asking(), options.nameless());
+        let own = ["ssl.key.location", "ssl.certificate.location", "sasl.mechanism"];
+        for name in secrets.iter().chain(&own) {
+            assert!(asking.get(name).is_some() && nameless.get(name).is_none(), "{name}");
+        }
+        assert_eq!(nameless.get("security.protocol"), Some("ssl"));
+    }
+}

@@ -78,7 +78,7 @@ impl Properties {
         let tried = ClientConfig::new().set(name, value).create_native_config();
         match tried {
             Err(KafkaError::ClientConfig(_, said, ..)) if !is_secret(name) => {
-                return Err(configuration(format!("{name}: {said}")));
+                return Err(configuration(format!("{name}: {}", said.trim_end())));
             }
             Err(_) => return Err(configuration(format!("{name}: the client does not take the value"))),
             Ok(_) => {}
@@ -86,8 +86,15 @@ impl Properties {
         if known.means == "sasl.mechanisms" && value == "OAUTHBEARER" {
             return Err(configuration(format!("{name}: {TOKENS}")));
         }
-        self.0.retain(|property| property.known.means != known.means);
-        self.0.push(Property { known, value: value.to_owned() });
+        // The same name again is a newer value, such as a password that was changed.
+        let same = self.0.iter().position(|property| property.known.means == known.means);
+        match same.map(|index| self.0.remove(index)) {
+            Some(other) if other.known.name != name => {
+                let text = format!("{name} says what {} says too", other.known.name);
+                return Err(configuration(text));
+            }
+            _ => self.0.push(Property { known, value: value.to_owned() }),
+        }
         Ok(())
     }
 
@@ -113,7 +120,7 @@ impl Properties {
                 _ => continue,
             };
             return Err(configuration(format!(
-                "{name} is set, and has no effect unless security.protocol={needs}"
+                "{name} is set, and has no effect unless security.protocol is {needs}"
             )));
         }
         if user && self.get("sasl.mechanisms").is_none() {
@@ -222,4 +229,32 @@ fn refused(name: &str) -> Option<&'static str> {
         _ if name.starts_with("sasl.kerberos.") => "this build has no Kerberos",
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeMap, fmt::Write};
+
+    use super::*;
+    use crate::native;
+
+    /// Red when a line of the table is taken away, misspelt, or has another column than the library's description.
+    #[test]
+    fn the_table_is_the_clients_own() {
+        let description = native::description();
+        let mut lines = BTreeMap::new();
+        for line in description.lines() {
+            let columns: Vec<_> = line.split('|').map(str::trim).collect();
+            let [name, clients @ ("*" | "P" | "C"), .., said] = &*columns else { continue };
+            let means = said.strip_prefix("Alias for `").and_then(|rest| Some(rest.split_once('`')?.0));
+            // Some are there twice, for a client and for a topic: the client's come first.
+            lines.entry(*name).or_insert((*clients, means));
+        }
+        let mut table = String::new();
+        for (name, (clients, means)) in lines {
+            let means = means.map(|means| format!("\t{means}")).unwrap_or_default();
+            writeln!(table, "{name}\t{clients}{means}").unwrap();
+        }
+        assert_eq!(table, TABLE);
+    }
 }

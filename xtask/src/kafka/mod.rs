@@ -99,7 +99,8 @@ pub(crate) fn test() -> anyhow::Result<()> {
 fn show(cluster: &Cluster) {
     println!("{}", cluster.url());
     for (name, url) in secure::urls(cluster) {
-        println!("{name:6} {url}");
+        // Quoted: a shell would end the command at the first `&`.
+        println!("{name:6} '{url}'");
     }
 }
 

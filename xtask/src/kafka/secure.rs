@@ -38,27 +38,33 @@ pub(super) fn urls(cluster: &Cluster) -> Vec<(&'static str, String)> {
     let url = |port: fn(SecurePorts) -> u16, parameters: &str| {
         let address = |broker: &Broker| Some(format!("127.0.0.1:{}", port(broker.secure_ports?)));
         let addresses: Vec<_> = cluster.brokers.iter().filter_map(address).collect();
-        let ca = folder().join("ca.pem");
-        format!("kafka://{}?ssl.ca.location={}&{parameters}", addresses.join(","), ca.display())
+        format!("kafka://{}?ssl.ca.location={}&{parameters}", addresses.join(","), written("ca.pem"))
     };
     if !cluster.is_secure() {
         return Vec::new();
     }
-    let file = |name: &str| folder().join(name).display().to_string();
     let pair = format!(
         "security.protocol=ssl&ssl.certificate.location={}&ssl.key.location={}",
-        file("client.pem"),
-        file("client.key")
+        written("client.pem"),
+        written("client.key")
     );
     let user = format!(
         "security.protocol=sasl_ssl&sasl.mechanism=SCRAM-SHA-512&sasl.username={USER}&sasl.password=file:{}",
-        file("password")
+        written("password")
     );
     vec![
         ("tls", url(|ports| ports.tls, "security.protocol=ssl")),
         ("mutual", url(|ports| ports.mutual, &pair)),
         ("scram", url(|ports| ports.scram, &user)),
     ]
+}
+
+/// Where a file is, as a URL's value.
+fn written(name: &str) -> String {
+    let path = folder().join(name).display().to_string();
+    // `%` first: the others bring it in.
+    let signs = [('%', "%25"), ('&', "%26"), ('@', "%40")];
+    signs.iter().fold(path, |path, (sign, code)| path.replace(*sign, code))
 }
 
 /// What the formatter is told of the user.

@@ -4,6 +4,8 @@
 //! destroyed last. librdkafka's objects may be used from any thread unless its header says otherwise.
 
 mod admin;
+#[cfg(test)]
+mod conf;
 mod fetch;
 mod group;
 mod produce;
@@ -23,6 +25,8 @@ use rdkafka::{
 };
 
 pub(crate) use admin::{configs, create_topic, describe_topic, group_offsets};
+#[cfg(test)]
+pub(crate) use conf::description;
 pub(crate) use fetch::{Fetched, Messages, Stream};
 pub(crate) use group::{GroupMetadata, TransactionError, commit, send_offsets};
 pub(crate) use produce::produce;

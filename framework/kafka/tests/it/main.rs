@@ -9,5 +9,7 @@
 mod bad_input;
 mod cluster;
 mod contract;
+mod properties;
 mod reading;
+mod secrets;
 mod secure;

@@ -103,3 +103,15 @@ async fn a_missing_certificate_of_the_client_is_named() {
     let said = refused(KafkaOptions::parse(place).unwrap(), LogErrorKind::Unauthenticated).await;
     assert!(said.starts_with("Kafka did not take this client's certificate, or wants one: "), "{said}");
 }
+
+/// Red when a listener that does not speak TLS is waited for.
+#[tokio::test]
+async fn a_listener_of_the_other_kind_is_named() {
+    let (plain, tls) = (cluster::url(), cluster::secure("tls"));
+    let (secure_place, parameters) = tls.split_once('?').unwrap();
+    for url in [format!("{plain}?{parameters}"), secure_place.to_owned()] {
+        let started = Instant::now();
+        let error = connect(&url).await.unwrap_err();
+        eprintln!("{:?} {:?} {error}", started.elapsed(), error.kind());
+    }
+}
