@@ -32,6 +32,8 @@ const DIAGNOSIS: Duration = Duration::from_secs(2);
 /// What the client says of a certificate, whatever is wrong with it.
 const UNVERIFIED: &str = "certificate verify failed";
 
+const HUNG_UP: &str = "a listener that wants TLS or a user hangs up on who comes without (security.protocol)";
+
 const BEAT: Duration = Duration::from_millis(10);
 
 /// Why there was no answer.
@@ -79,6 +81,10 @@ fn ask(
             Ok(Err(failed)) => {
                 return Err(match context.last() {
                     Some(met) if is_refusal(&met) => Unanswered::Refused(met),
+                    // Nothing else is said of a connection that was made and closed.
+                    Some(met) if met.code == Code::AllBrokersDown => {
+                        Unanswered::Late(format!("{}; {HUNG_UP}", met.reason))
+                    }
                     Some(met) => Unanswered::Late(met.reason),
                     None => Unanswered::Late(failed.to_string()),
                 });

@@ -104,14 +104,22 @@ async fn a_missing_certificate_of_the_client_is_named() {
     assert!(said.starts_with("Kafka did not take this client's certificate, or wants one: "), "{said}");
 }
 
-/// Red when a listener that does not speak TLS is waited for.
+/// Red when who hangs up leaves no more behind than that all brokers are down.
 #[tokio::test]
 async fn a_listener_of_the_other_kind_is_named() {
-    let (plain, tls) = (cluster::url(), cluster::secure("tls"));
-    let (secure_place, parameters) = tls.split_once('?').unwrap();
-    for url in [format!("{plain}?{parameters}"), secure_place.to_owned()] {
-        let started = Instant::now();
-        let error = connect(&url).await.unwrap_err();
-        eprintln!("{:?} {:?} {error}", started.elapsed(), error.kind());
+    let (plain, tls, scram) = (cluster::url(), cluster::secure("tls"), cluster::secure("scram"));
+    let (tls_place, encrypted) = tls.split_once('?').unwrap();
+    let scram_place = scram.split('?').next().unwrap();
+    let (to_plain, to_tls, to_scram) =
+        (format!("{plain}?{encrypted}"), tls_place, format!("{scram_place}?{encrypted}"));
+    let connecting = tokio::join!(connect(&to_plain), connect(to_tls), connect(&to_scram));
+    for (connected, text) in [
+        (connecting.0, "connecting to a PLAINTEXT broker listener?"),
+        (connecting.1, "(security.protocol)"),
+        (connecting.2, "(security.protocol)"),
+    ] {
+        let error = connected.unwrap_err();
+        assert_eq!(error.kind(), LogErrorKind::Unreachable, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
     }
 }
