@@ -4,18 +4,21 @@
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fs, io,
+    fmt, fs, io, mem,
     net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use serde::{Deserialize, Deserializer};
+use aqueduct_core::url;
+use serde::{Deserialize, Deserializer, de};
 use toml::{Table, Value};
 
 /// The settings of an app; every field has a default.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
+#[cfg_attr(test, schemars(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Config {
     /// `[log]`
@@ -31,30 +34,50 @@ pub struct Config {
 }
 
 /// The commit log.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Clone, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
+#[cfg_attr(test, schemars(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Log {
-    /// Its URL, such as `embedded:./shop.db`.
+    /// Its URL, such as `embedded:./shop.db`; from [`Config::load`], with the parameters.
     pub url: Option<String>,
+    /// `[log.parameters]`: parameters of the URL, such as `partitions = 8` or `"ssl.ca.location" = "/etc/ca.pem"`. Those
+    /// of a log on Kafka are in `kafka-parameters.schema.json`.
+    #[serde(deserialize_with = "parameters")]
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, tests::Scalar>"))]
+    parameters: BTreeMap<String, String>,
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // P11: somebody may have written a secret into it, which the log will refuse.
+        f.debug_struct("Log").field("url", &self.url.as_deref().map(url::shown)).finish_non_exhaustive()
+    }
 }
 
 /// The HTTP listener.
 #[derive(Debug, Clone, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
+#[cfg_attr(test, schemars(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Http {
     /// The address to listen on.
+    #[cfg_attr(test, schemars(with = "Option<String>"))]
     pub listen: Option<SocketAddr>,
 }
 
 /// Draining.
 #[derive(Debug, Clone, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
+#[cfg_attr(test, schemars(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Drain {
     /// `deadline_ms`: how long running deliveries may take to end; 4 s by default.
     #[serde(rename = "deadline_ms", deserialize_with = "millis")]
+    #[cfg_attr(test, schemars(with = "u64", extend("default" = 4_000)))]
     pub deadline: Duration,
 }
 
@@ -66,7 +89,9 @@ impl Default for Drain {
 
 /// What is printed.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
+#[cfg_attr(test, schemars(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Logs {
     /// The least level that is printed.
@@ -77,6 +102,7 @@ pub struct Logs {
 
 /// The least level that is printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
     /// Errors only.
@@ -92,6 +118,7 @@ pub enum Level {
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// For people.
@@ -103,13 +130,35 @@ pub enum Format {
 
 /// Settings of one subscription that take the place of the declared ones.
 #[derive(Debug, Clone, Copy, Default, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
+#[cfg_attr(test, schemars(deny_unknown_fields))]
 #[non_exhaustive]
 pub struct Overrides {
     /// How many handlers run at once.
     pub concurrency: Option<usize>,
     /// How many deliveries of a partition may be above its settled offset.
     pub window: Option<usize>,
+}
+
+/// Values as they stand in a URL.
+fn parameters<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    let given = BTreeMap::<String, Value>::deserialize(deserializer)?;
+    let texts = given.into_iter().map(|(name, value)| {
+        let text = match value {
+            Value::String(text) => text,
+            Value::Integer(_) | Value::Float(_) | Value::Boolean(_) => value.to_string(),
+            Value::Table(_) => {
+                let text = format!("a name with dots that begins with {name:?} must be in quotes");
+                return Err(de::Error::custom(text));
+            }
+            Value::Datetime(_) | Value::Array(_) => {
+                return Err(de::Error::custom(format!("{name:?} must be a text, a number, true or false")));
+            }
+        };
+        Ok((name, text))
+    });
+    texts.collect()
 }
 
 fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
@@ -119,6 +168,7 @@ fn millis<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Err
 /// Every setting; `*` stands for a subscription's name.
 const SETTINGS: &[&str] = &[
     "log.url",
+    "log.parameters.*",
     "http.listen",
     "drain.deadline_ms",
     "logs.level",
@@ -193,10 +243,20 @@ impl Config {
                 set(&mut table, &name, value)?;
             }
         }
-        serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| ConfigError::Value {
-            setting: error.path().to_string(),
-            reason: error.inner().message().trim_end().to_owned(),
-        })
+        let mut config: Self =
+            serde_path_to_error::deserialize(Value::Table(table)).map_err(|error| ConfigError::Value {
+                setting: error.path().to_string(),
+                reason: error.inner().message().trim_end().to_owned(),
+            })?;
+        let parameters = mem::take(&mut config.log.parameters);
+        if !parameters.is_empty() {
+            let Some(url) = &mut config.log.url else {
+                let reason = "there is no log.url that they could belong to".to_owned();
+                return Err(ConfigError::Value { setting: "log.parameters".to_owned(), reason });
+            };
+            *url = url::with_parameters(url, parameters.iter().map(|(name, value)| (&**name, &**value)));
+        }
+        Ok(config)
     }
 }
 
@@ -221,7 +281,10 @@ fn check(table: &Table, prefix: &str, place: &str) -> Result<(), ConfigError> {
             let nearest = nearest(&path, SETTINGS.iter().map(|setting| with_names_of(setting, &path)));
             return Err(ConfigError::Unknown { setting: path, place: place.to_owned(), nearest });
         }
-        if let Value::Table(inner) = value {
+        // Below a parameter there is no level; reading it says so.
+        if let Value::Table(inner) = value
+            && !path.starts_with("log.parameters.")
+        {
             check(inner, &path, place)?;
         }
     }
@@ -240,7 +303,7 @@ fn with_names_of(setting: &str, path: &str) -> String {
 
 fn nearest(given: &str, names: impl Iterator<Item = String>) -> Option<String> {
     let names: Vec<_> = names.collect();
-    aqueduct_core::url::nearest(given, names.iter().map(String::as_str)).map(str::to_owned)
+    url::nearest(given, names.iter().map(String::as_str)).map(str::to_owned)
 }
 
 fn variable(setting: &str) -> String {
@@ -272,51 +335,4 @@ fn set(table: &mut Table, name: &str, value: OsString) -> Result<(), ConfigError
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn load(toml: &str, environment: &[(&str, &str)]) -> Result<Config, String> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), toml).unwrap();
-        let environment = environment.iter().map(|(name, value)| (name.into(), value.into()));
-        Config::load(Some(file.path()), environment)
-            .map_err(|error| error.to_string().replace(&file.path().display().to_string(), "FILE"))
-    }
-
-    #[test]
-    fn the_environment_goes_over_the_file() {
-        let toml = "[log]\nurl = 'memory:'\n[drain]\ndeadline_ms = 10\n[subscriptions.stock]\nwindow = 7";
-        let config = load(toml, &[("AQUEDUCT_DRAIN_DEADLINE_MS", "20"), ("HOME", "/")]).unwrap();
-        assert_eq!(config.log.url.as_deref(), Some("memory:"));
-        assert_eq!(config.drain.deadline, Duration::from_millis(20));
-        assert_eq!(config.subscriptions["stock"].window, Some(7));
-        assert_eq!(config.logs.level, Level::Info);
-    }
-
-    /// P12. Red when `check` returns `Ok` at once: the misspelt setting is then ignored.
-    #[test]
-    fn a_misspelt_setting_is_refused_with_the_nearest_name() {
-        let error = |toml, environment: &[_]| load(toml, environment).unwrap_err();
-        assert_eq!(
-            error("[drain]\ndedline_ms = 1", &[]),
-            "unknown setting drain.dedline_ms in FILE; did you mean drain.deadline_ms?"
-        );
-        assert_eq!(
-            error("[subscriptions.stock]\nconcurency = 1", &[]),
-            "unknown setting subscriptions.stock.concurency in FILE; did you mean subscriptions.stock.concurrency?"
-        );
-        assert_eq!(error("zzz = 1", &[]), "unknown setting zzz in FILE");
-        assert_eq!(
-            error("", &[("AQUEDUCT_LOG_URI", "memory:")]),
-            "unknown setting AQUEDUCT_LOG_URI in the environment; did you mean AQUEDUCT_LOG_URL?"
-        );
-        assert_eq!(
-            error("[http]\nlisten = 'here'", &[]),
-            "setting http.listen: invalid socket address syntax"
-        );
-        assert!(
-            error("[logs]\nlevel = 'loud'", &[]).starts_with("setting logs.level: unknown variant `loud`")
-        );
-        assert!(error("[log", &[]).starts_with("FILE is not TOML: "));
-    }
-}
+mod tests;

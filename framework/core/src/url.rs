@@ -98,6 +98,25 @@ pub fn shown(url: &str) -> String {
     format!("{head}{secret}{place}{query}")
 }
 
+/// The URL with parameters more.
+pub fn with_parameters<'a>(url: &str, parameters: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+    let mut url = url.to_owned();
+    for (name, value) in parameters {
+        url.push(if url.contains('?') { '&' } else { '?' });
+        url.push_str(name);
+        url.push('=');
+        for char in value.chars() {
+            match char {
+                '%' => url.push_str("%25"),
+                '&' => url.push_str("%26"),
+                '@' => url.push_str("%40"),
+                _ => url.push(char),
+            }
+        }
+    }
+    url
+}
+
 /// The name that was meant, if one is near.
 pub fn nearest<'a>(wrong: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = |name: &'a str| {
@@ -153,6 +172,9 @@ mod tests {
         let url =
             LogUrl::parse("kafka://host:1?path=/a%20b%26c&other=%C3%A9", "kafka://", "HOST:PORT").unwrap();
         assert_eq!(url.place(), "host:1");
+        let made = with_parameters("kafka://h:1", [("a", "1&2@3%26"), ("b", "é")]);
+        let made = LogUrl::parse(&made, "kafka://", "HOST:PORT").unwrap();
+        assert_eq!(made.parameters().collect::<Vec<_>>(), [("a", "1&2@3%26"), ("b", "é")]);
         assert_eq!(url.parameters().collect::<Vec<_>>(), [("path", "/a b&c"), ("other", "é")]);
         let text = |url| LogUrl::parse(url, "kafka://", "HOST:PORT").unwrap_err().to_string();
         assert_eq!(text("kafka://h?a=1&a=2"), "\"kafka://h?..\": a is given twice");

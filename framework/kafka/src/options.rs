@@ -15,7 +15,7 @@ const DEFAULT_PARTITIONS: i32 = 8;
 /// 4 KiB for that overhead.
 const DEFAULT_MAX_RECORD_BYTES: usize = (1 << 20) - aqueduct_core::log::LETTER_BYTES - 4_096;
 const MAX_MAX_RECORD_BYTES: usize = 256 << 20;
-const PARAMETERS: [&str; 6] =
+pub(crate) const PARAMETERS: [&str; 6] =
     ["create_topics", "insecure", "max_record_bytes", "partitions", "prefix", "replication"];
 
 /// Where a cluster is and how it is used.

@@ -235,8 +235,70 @@ fn refused(name: &str) -> Option<&'static str> {
 mod tests {
     use std::{collections::BTreeMap, fmt::Write};
 
+    use serde_json::{Map, Value, json};
+
     use super::*;
-    use crate::native;
+    use crate::{native, options::PARAMETERS};
+
+    /// What a file may say of a property, from a line of the library's description.
+    fn schema_of(name: &str, range: &str, said: &str) -> Value {
+        if is_secret(name) {
+            return json!({ "type": "string", "pattern": "^(file|env):.+" });
+        }
+        let limit = |text: &str| text.trim().parse::<i64>().ok();
+        let kind = said.rsplit_once("*Type: ").and_then(|(_, rest)| rest.split('*').next());
+        match (kind.unwrap_or_default(), range.split_once("..")) {
+            ("integer", Some((low, high))) => {
+                json!({ "type": "integer", "minimum": limit(low), "maximum": limit(high) })
+            }
+            ("float", Some((low, high))) => {
+                json!({ "type": "number", "minimum": limit(low), "maximum": limit(high) })
+            }
+            ("boolean", _) => json!({ "type": "boolean" }),
+            ("enum value", _) => json!({ "enum": range.split(", ").collect::<Vec<_>>() }),
+            _ => json!({ "type": "string" }),
+        }
+    }
+
+    /// The published schema of a Kafka log's parameters is the library's description, without what is refused. Red when
+    /// `refused` changes without it; `AQUEDUCT_WRITE_SCHEMAS=1` in this test's environment writes it.
+    #[test]
+    fn the_schema_of_the_parameters_is_the_published_one() {
+        let mut properties = own_parameters();
+        for line in native::description().lines() {
+            let columns: Vec<_> = line.split('|').map(str::trim).collect();
+            let [name, "*" | "P" | "C", range, .., said] = &*columns else { continue };
+            let Some(known) = table().find(|known| known.name == *name) else { continue };
+            if refused(known.means).is_none() && !properties.contains_key(*name) {
+                properties.insert((*name).to_owned(), schema_of(name, range, said));
+            }
+        }
+        let schema = json!({
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            "title": "[log.parameters] of a log on Kafka",
+            "type": "object",
+            "properties": properties,
+            "additionalProperties": false,
+        });
+        let schema = format!("{schema:#}\n");
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/kafka-parameters.schema.json");
+        if std::env::var_os("AQUEDUCT_WRITE_SCHEMAS").is_some() {
+            std::fs::write(path, &schema).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(path).unwrap(), schema);
+    }
+
+    fn own_parameters() -> Map<String, Value> {
+        let own = PARAMETERS.map(|name| {
+            let schema = match name {
+                "create_topics" | "insecure" => json!({ "type": "boolean" }),
+                "prefix" => json!({ "type": "string" }),
+                _ => json!({ "type": "integer", "minimum": 1 }),
+            };
+            (name.to_owned(), schema)
+        });
+        own.into_iter().collect()
+    }
 
     /// Red when a line of the table is taken away, misspelt, or has another column than the library's description.
     #[test]
