@@ -1,6 +1,9 @@
 //! What clients say that no call of ours waits for.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{
+    Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use rdkafka::{
     ClientContext, config::RDKafkaLogLevel, consumer::ConsumerContext, error::KafkaError,
@@ -11,6 +14,7 @@ use rdkafka::{
 #[derive(Debug, Default)]
 pub(crate) struct Context {
     last: Mutex<Option<Met>>,
+    verified: AtomicBool,
 }
 
 /// An error that a client met.
@@ -25,10 +29,18 @@ impl Context {
     pub(crate) fn last(&self) -> Option<Met> {
         self.last.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
+
+    /// Whether a certificate was accepted. The client says so only with `debug=security`.
+    pub(crate) fn has_verified(&self) -> bool {
+        self.verified.load(Ordering::Relaxed)
+    }
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == "SSLVERIFY" {
+            self.verified.store(true, Ordering::Relaxed);
+        }
         log(level, facility, message);
     }
 

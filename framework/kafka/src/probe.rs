@@ -10,6 +10,7 @@ use std::{
 use aqueduct_core::{LogError, LogErrorKind};
 use rdkafka::{
     consumer::{BaseConsumer, Consumer},
+    error::KafkaError,
     types::RDKafkaErrorCode as Code,
 };
 
@@ -32,7 +33,7 @@ const DIAGNOSIS: Duration = Duration::from_secs(2);
 /// What the client says of a certificate, whatever is wrong with it.
 const UNVERIFIED: &str = "certificate verify failed";
 
-const HUNG_UP: &str = "a listener that wants TLS or a user hangs up on who comes without (security.protocol)";
+const HUNG_UP: &str = "perhaps the listener has another protocol (security.protocol)";
 
 const BEAT: Duration = Duration::from_millis(10);
 
@@ -48,7 +49,7 @@ pub(crate) fn connect(options: &KafkaOptions) -> Result<Arc<BaseConsumer<Context
     let asking: Arc<BaseConsumer<Context>> =
         Arc::new(made.map_err(|error| client("cannot make a client", error))?);
     serve("kafka-asking", &asking)?;
-    match ask(&asking, PATIENCE, is_refusal) {
+    match ask(&asking) {
         Ok(()) => Ok(asking),
         Err(Unanswered::Late(cause)) => Err(LogError::new(
             LogErrorKind::Unreachable,
@@ -58,21 +59,26 @@ pub(crate) fn connect(options: &KafkaOptions) -> Result<Arc<BaseConsumer<Context
     }
 }
 
-/// Asks for the cluster's metadata until there is an answer, or a refusal that trying again does not mend.
-fn ask(
+/// Asks for the cluster's metadata on a thread of its own, since the client does not give up before its time.
+fn question(
     asking: &Arc<BaseConsumer<Context>>,
     patience: Duration,
-    is_refusal: fn(&Met) -> bool,
-) -> Result<(), Unanswered> {
+) -> Result<mpsc::Receiver<Result<(), KafkaError>>, LogError> {
     let (tell, answer) = mpsc::channel();
     let client = Arc::clone(asking);
     let asks = move || {
         // Nobody listens any more where a refusal came first.
         let _ = tell.send(client.fetch_metadata(None, patience).map(drop));
     };
-    if let Err(error) = thread::Builder::new().name("kafka-probe".to_owned()).spawn(asks) {
-        return Err(Unanswered::Late(format!("cannot start a thread: {error}")));
-    }
+    let spawned = thread::Builder::new().name("kafka-probe".to_owned()).spawn(asks);
+    spawned.map(|_| answer).map_err(|error| {
+        LogError::with_source(LogErrorKind::Unreachable, "cannot start the thread kafka-probe", error)
+    })
+}
+
+/// Waits for an answer, or a refusal that trying again does not mend.
+fn ask(asking: &Arc<BaseConsumer<Context>>) -> Result<(), Unanswered> {
+    let answer = question(asking, PATIENCE).map_err(|error| Unanswered::Late(error.to_string()))?;
     let context = asking.client().context();
     let mut refused: Option<(Met, Instant)> = None;
     loop {
@@ -81,22 +87,18 @@ fn ask(
             Ok(Err(failed)) => {
                 return Err(match context.last() {
                     Some(met) if is_refusal(&met) => Unanswered::Refused(met),
-                    // Nothing else is said of a connection that was made and closed.
-                    Some(met) if met.code == Code::AllBrokersDown => {
+                    // All that is said where the broker hung up.
+                    Some(met) if met.code == Code::AllBrokersDown || met.reason.contains("Disconnected") => {
                         Unanswered::Late(format!("{}; {HUNG_UP}", met.reason))
                     }
                     Some(met) => Unanswered::Late(met.reason),
-                    None => Unanswered::Late(failed.to_string()),
+                    None => Unanswered::Late(format!("{failed}; {HUNG_UP}")),
                 });
             }
             Err(_) => {}
         }
         match &refused {
-            Some((met, since)) if since.elapsed() > OTHERS => {
-                return Err(Unanswered::Refused(
-                    context.last().filter(is_refusal).unwrap_or_else(|| met.clone()),
-                ));
-            }
+            Some((met, since)) if since.elapsed() > OTHERS => return Err(Unanswered::Refused(met.clone())),
             Some(_) => {}
             None => refused = context.last().filter(is_refusal).map(|met| (met, Instant::now())),
         }
@@ -136,15 +138,19 @@ fn refusal(options: &KafkaOptions, met: &Met) -> LogError {
 fn is_of_another_host(options: &KafkaOptions) -> bool {
     let made = options.nameless().create_with_context(Context::default());
     let Ok(asking) = made.map(Arc::<BaseConsumer<Context>>::new) else { return false };
-    if serve("kafka-diagnosis", &asking).is_err() {
+    // The answer does not matter: a listener that wants a user or a certificate gives none.
+    if serve("kafka-diagnosis", &asking).is_err() || question(&asking, DIAGNOSIS).is_err() {
         return false;
     }
-    match ask(&asking, DIAGNOSIS, |_| true) {
-        Ok(()) => true,
-        // A listener that wants a user or a certificate hangs up: after the handshake.
-        Err(Unanswered::Refused(met)) => {
-            !met.reason.contains(UNVERIFIED) && !met.reason.contains("Connect to ")
+    let (context, started) = (asking.client().context(), Instant::now());
+    while started.elapsed() < DIAGNOSIS {
+        if context.has_verified() {
+            return true;
         }
-        Err(Unanswered::Late(_)) => false,
+        if context.last().is_some_and(|met| met.reason.contains(UNVERIFIED)) {
+            return false;
+        }
+        thread::sleep(BEAT);
     }
+    false
 }

@@ -113,13 +113,9 @@ async fn a_listener_of_the_other_kind_is_named() {
     let (to_plain, to_tls, to_scram) =
         (format!("{plain}?{encrypted}"), tls_place, format!("{scram_place}?{encrypted}"));
     let connecting = tokio::join!(connect(&to_plain), connect(to_tls), connect(&to_scram));
-    for (connected, text) in [
-        (connecting.0, "connecting to a PLAINTEXT broker listener?"),
-        (connecting.1, "(security.protocol)"),
-        (connecting.2, "(security.protocol)"),
-    ] {
+    for connected in [connecting.0, connecting.1, connecting.2] {
         let error = connected.unwrap_err();
         assert_eq!(error.kind(), LogErrorKind::Unreachable, "{error}");
-        assert!(error.to_string().contains(text), "{error}");
+        assert!(error.to_string().contains("another protocol (security.protocol)"), "{error}");
     }
 }
