@@ -7,6 +7,9 @@
 //! - one for each member of a group, which reads nothing, `member`;
 //! - those that read, without a group, shared by all readers of the log, `fetcher`.
 //!
+//! What a user sets is in `options` and `properties`; the first question, in which a wrong address, credential or
+//! certificate shows, in `probe`.
+//!
 //! A member that reads nothing is never stopped by what its group does: librdkafka pauses all partitions of a member while
 //! a rebalance waits for an answer, and there are none here. `unsafe` is in `native` alone.
 

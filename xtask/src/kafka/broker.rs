@@ -56,7 +56,8 @@ impl Broker {
         let Some(pid) = self.pid else { return Life::Dead };
         // The number may be another process's by now.
         let ours = fs::read_to_string(format!("/proc/{pid}/cmdline"))
-            .is_ok_and(|line| line.contains(&*self.settings().to_string_lossy()));
+            // Empty for a moment while the process becomes `java` (measured: one look in fifty).
+            .is_ok_and(|line| line.is_empty() || line.contains(&*self.settings().to_string_lossy()));
         let state = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         match state.rsplit(") ").next().and_then(|rest| rest.chars().next()) {
             _ if !ours => Life::Dead,
