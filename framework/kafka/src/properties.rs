@@ -285,7 +285,8 @@ mod tests {
         if std::env::var_os("AQUEDUCT_WRITE_SCHEMAS").is_some() {
             std::fs::write(path, &schema).unwrap();
         }
-        assert_eq!(std::fs::read_to_string(path).unwrap(), schema);
+        let published = std::fs::read_to_string(path).unwrap();
+        assert!(published == schema, "docs/kafka-parameters.schema.json is of other parameters");
     }
 
     fn own_parameters() -> Map<String, Value> {
