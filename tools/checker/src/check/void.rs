@@ -20,7 +20,8 @@ pub(super) fn counts(tables: &Tables<'_>, duplicates: u64) -> BTreeMap<String, u
         ("duplicates", duplicates),
         ("rebalances", size(tables.assignments.len())),
         ("letters", size(tables.letters.len())),
-        ("parked", size(tables.parked.len())),
+        // What compaction has removed since was parked too.
+        ("parked", size(tables.parked.len() + tables.compacted.len())),
         ("still parked", size(tables.parked.keys().filter(|of| !tables.end_marks.contains_key(of)).count())),
         ("releases", size(tables.releases.values().map(Vec::len).sum())),
         ("effects", size(tables.effects.len())),

@@ -241,6 +241,10 @@ fn compaction_may_remove_a_parked_copy_that_has_its_end_mark() {
         history
     };
     clean(&marked(true));
+    // It was parked all the same.
+    let one = Rules { at_least: [("parked".to_owned(), 1)].into(), ..rules() };
+    assert_eq!(marked(true).check(&one).void, None);
+    assert!(marked(false).check(&one).void.is_some());
     let report = marked(false).check(&rules());
     assert_eq!((report.count(Kind::Doubled), report.count(Kind::SettledTooFar)), (1, 1), "{report}");
 }
