@@ -17,8 +17,8 @@ use crate::{
     work::{Attempt, Finished, Work},
 };
 
-/// How long records are handled where they were read before others get a turn.
-const BUDGET: Duration = Duration::from_millis(5);
+/// How long handlers are polled in one go before others get a turn, and signals are looked at.
+pub(crate) const BUDGET: Duration = Duration::from_millis(5);
 
 impl<S: Send + Sync + 'static> Partition<S> {
     /// Starts what can start now; `true`: there is more, and others had no turn for a while.

@@ -9,8 +9,12 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
 
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::{
+    admission::BUDGET,
+    sync::{AtomicBool, Mutex, Ordering},
+};
 
 /// How often one poll goes back to what was woken meanwhile.
 const ROUNDS: usize = 64;
@@ -108,8 +112,8 @@ impl<F> InFlight<F> {
 
     /// Polls what was woken, by `poll`; gives what ended to `end`. Ready where something ended.
     ///
-    /// What is woken meanwhile is polled in the same go, up to a bound: a turn at a database goes from one delivery to
-    /// the next without a way through the scheduler.
+    /// What is woken meanwhile is polled in the same go: a turn at a database goes from one delivery to the next without a
+    /// way through the scheduler. It has a bound of rounds and of time, since a drain is only seen after it.
     pub(crate) fn poll<T>(
         &mut self,
         cx: &Context<'_>,
@@ -118,7 +122,7 @@ impl<F> InFlight<F> {
     ) -> Poll<()> {
         // While this task is at it nobody need wake it.
         drop(self.woken.task.take());
-        let mut ended = Poll::Pending;
+        let (mut ended, began) = (Poll::Pending, Instant::now());
         for _ in 0..ROUNDS {
             if !self.next_turn() {
                 if ended.is_ready() {
@@ -141,6 +145,9 @@ impl<F> InFlight<F> {
                     end(result);
                     ended = Poll::Ready(());
                 }
+            }
+            if began.elapsed() > BUDGET {
+                break;
             }
         }
         // Others have their turn first.
@@ -222,8 +229,8 @@ mod tests {
     }
 
     /// Red when `poll` goes through what was woken only once: the chain then takes a poll for each of its links.
-    #[test]
-    fn a_turn_goes_from_one_to_the_next_within_one_poll() {
+    #[tokio::test(start_paused = true)]
+    async fn a_turn_goes_from_one_to_the_next_within_one_poll() {
         let mut running = InFlight::new();
         for link in 0..5_usize {
             assert_eq!(running.next_place(), link);
@@ -246,8 +253,8 @@ mod tests {
     }
 
     /// Red when the rounds of one poll have no bound: it then never returns; or when nobody is woken at the bound.
-    #[test]
-    fn work_that_wakes_itself_for_ever_lets_others_have_a_turn() {
+    #[tokio::test(start_paused = true)]
+    async fn work_that_wakes_itself_for_ever_lets_others_have_a_turn() {
         struct Count(std::sync::atomic::AtomicUsize);
         impl Wake for Count {
             fn wake(self: Arc<Self>) {
@@ -270,5 +277,26 @@ mod tests {
         );
         assert!(ended.is_pending());
         assert_eq!((polls, woken.0.load(Ordering::Relaxed)), (ROUNDS, 1));
+    }
+
+    /// P9: handlers that block must not keep a drain from being seen. Red when `poll` does not look at the clock.
+    #[test]
+    fn rounds_that_take_long_let_others_have_a_turn() {
+        let mut running = InFlight::new();
+        (0..10).for_each(|_| running.insert(()));
+        let wakers: Vec<Waker> = running.places.iter().map(|place| place.waker.clone()).collect();
+        wakers[0].wake_by_ref();
+        let mut polls = 0;
+        let ended = running.poll(
+            &Context::from_waker(Waker::noop()),
+            |(), _| {
+                polls += 1;
+                wakers.get(polls).inspect(|next| next.wake_by_ref());
+                std::thread::sleep(BUDGET / 2);
+                Poll::Ready(())
+            },
+            |()| {},
+        );
+        assert!(ended.is_ready() && polls <= 2, "{polls} polls of half the time each");
     }
 }
