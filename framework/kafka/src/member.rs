@@ -229,7 +229,7 @@ impl Member {
         let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
         let grave = matches!(kind(code), LogErrorKind::Configuration | LogErrorKind::GroupInUse);
         if fatal || grave {
-            let _ = self.told.send(Told::Failed(client(&format!("group {}", self.group), error)));
+            self.tell(Told::Failed(client(&format!("group {}", self.group), error)));
         } else {
             tracing::debug!(group = self.group, %error, "a member of a group met an error");
         }
@@ -248,8 +248,12 @@ impl Member {
             state.owned.insert(partition.clone(), owned);
         }
         let given = partitions.into_iter().map(|partition| (partition, generation)).collect();
-        // Fails only where nobody listens any more.
-        let _ = self.told.send(Told::Assigned(given));
+        self.tell(Told::Assigned(given));
+    }
+
+    fn tell(&self, told: Told) {
+        // Fails only where nobody listens any more: the consumer is gone, and with it whoever had to hear this.
+        let _ = self.told.send(told);
     }
 
     /// Whether the answer has to wait for the one who owns the partitions.
@@ -261,7 +265,7 @@ impl Member {
                 state.owned.remove(partition);
             }
             if !partitions.is_empty() {
-                let _ = self.told.send(Told::Lost(partitions));
+                self.tell(Told::Lost(partitions));
             }
             return false;
         }
@@ -273,7 +277,7 @@ impl Member {
         }
         state.asked.extend(partitions.iter().cloned());
         state.waits = true;
-        let _ = self.told.send(Told::Revoking(partitions));
+        self.tell(Told::Revoking(partitions));
         true
     }
 
@@ -301,7 +305,7 @@ impl Member {
             for partition in &lost {
                 state.owned.remove(partition);
             }
-            let _ = self.told.send(Told::Lost(lost));
+            self.tell(Told::Lost(lost));
         }
         state.waits = false;
         drop(state);
