@@ -24,9 +24,9 @@ struct Options {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Measure the cost per event: `embedded` against raw loops, `curves` along three axes.
+    /// Measure the cost per event: `embedded` and `kafka` against raw loops, `curves` along three axes.
     Bench {
-        /// `embedded` or `curves`.
+        /// `embedded`, `kafka` or `curves`.
         what: String,
         /// What the bench takes: `--only ROW`, `--pairs N`, `--quick`, `--dir DIR`, `--json FILE`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]

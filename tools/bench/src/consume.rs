@@ -94,7 +94,11 @@ pub async fn settled(log: &dyn CommitLog, group: &str, topic: &str) -> anyhow::R
     Ok(())
 }
 
-async fn nothing(event: Sold) -> Handled {
+/// The handler that does nothing.
+///
+/// # Errors
+/// Never.
+pub async fn nothing(event: Sold) -> Handled {
     std::hint::black_box(&event);
     FINISH.one();
     Ok(())

@@ -28,12 +28,17 @@ use crate::{
     raw::PARTITIONS,
 };
 
-const WORK: Duration = Duration::from_millis(1);
+/// How long the handlers sleep.
+pub const WORK: Duration = Duration::from_millis(1);
 /// Records asked of a reader at once, and records in lanes at most per partition: what a subscription has by default.
 const READ: usize = 512;
 const WINDOW: usize = 4_096;
 
-async fn sleeps(event: Sold) -> Handled {
+/// The handler that sleeps.
+///
+/// # Errors
+/// Never.
+pub async fn sleeps(event: Sold) -> Handled {
     std::hint::black_box(&event);
     tokio::time::sleep(WORK).await;
     FINISH.one();
@@ -103,8 +108,11 @@ impl Row for Sleeping {
     }
 }
 
-/// All partitions, shared out evenly among one task per processor.
-async fn by_hand(log: Arc<dyn CommitLog>, concurrency: usize, count: u64) -> anyhow::Result<Cost> {
+/// Lanes by hand: all partitions, shared out evenly among one task per processor.
+///
+/// # Errors
+/// The log failed, or not all events were handled.
+pub async fn by_hand(log: Arc<dyn CommitLog>, concurrency: usize, count: u64) -> anyhow::Result<Cost> {
     let topic = TopicName::new(Sold::INFO.topic)?;
     let stopwatch = Stopwatch::start();
     let ends = log.end_offsets(&topic).await?;

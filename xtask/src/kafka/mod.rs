@@ -80,19 +80,32 @@ pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
 
 /// Tests the Kafka log against a new broker, which ends with the test.
 pub(crate) fn test() -> anyhow::Result<()> {
-    state::step_aside();
-    // A run that was killed may have left one.
-    down()?;
-    let tested = up(1, None, true, true).and_then(|cluster| {
+    with_broker(true, |cluster| {
         let mut tests = command("cargo test --release --package aqueduct-kafka --locked");
         tests.env("AQUEDUCT_TEST_KAFKA", cluster.url());
-        for (name, url) in secure::urls(&cluster) {
+        for (name, url) in secure::urls(cluster) {
             tests.env(format!("AQUEDUCT_TEST_KAFKA_{}", name.to_uppercase()), url);
         }
         step(&mut tests)
-    });
+    })
+}
+
+/// Measures on a new broker, which ends with the bench.
+pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
+    with_broker(false, |cluster| {
+        let mut bench = command("cargo run --release --package bench-kafka --locked -- --log");
+        step(bench.arg(cluster.url()).args(arguments))
+    })
+}
+
+/// Runs something with a broker of its own, beside one that may be there for the user.
+fn with_broker(secure: bool, run: impl FnOnce(&Cluster) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    state::step_aside();
+    // A run that was killed may have left one.
     down()?;
-    tested
+    let ran = up(1, None, true, secure).and_then(|cluster| run(&cluster));
+    down()?;
+    ran
 }
 
 /// What a client needs, a line for each listener.
