@@ -114,7 +114,7 @@ impl CommitLog for KafkaLog {
         let topic = topic.clone();
         Box::pin(self.0.waiting(move |shared| {
             let count = shared.require(&topic)?.spec.partitions.unwrap_or(0);
-            (0..count).map(|partition| Ok(shared.range(&topic, partition)?.1)).collect()
+            shared.ends(&topic, count)
         }))
     }
 

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How soon an answer to a revoke, or a leave, is noticed.
-const BEAT: Duration = Duration::from_millis(10);
+const BEAT: Duration = Duration::from_millis(50);
 
 /// How long a rebalance under way may keep a settlement waiting.
 const REBALANCE: Duration = Duration::from_secs(5);

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// How often a reader that waits looks by itself, should the client not wake it.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A place in a partition.
 pub(crate) struct KafkaReader {

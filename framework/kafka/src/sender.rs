@@ -5,6 +5,7 @@ use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
+    time::Duration,
 };
 
 use aqueduct_core::{
@@ -25,10 +26,13 @@ use crate::{
     context::log,
     error::{client, closed, error},
     native::{self, Native, Topic},
-    shared::{Shared, TICK},
+    shared::Shared,
 };
 
 const _: () = assert!(usize::BITS == 64, "a batch's number and a record's share an opaque pointer");
+
+/// How often a client's thread looks whether it shall end. Rarely: `poll` spins through the last millisecond.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// What must not be overtaken: a key within a topic.
 pub(crate) type Ordered = (TopicName, Bytes);
@@ -142,7 +146,7 @@ impl Sender {
         let serving = Arc::downgrade(&made);
         let serve = move || {
             while let Some(client) = serving.upgrade() {
-                client.poll(TICK);
+                client.poll(LOOK);
             }
         };
         thread::Builder::new().name("kafka-producing".to_owned()).spawn(serve).map_err(|error| {

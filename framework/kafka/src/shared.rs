@@ -246,6 +246,31 @@ impl Shared {
         })
     }
 
+    /// The offset after the last record of each partition, by one request to each broker. Waits.
+    pub(crate) fn ends(&self, topic: &TopicName, partitions: i32) -> Result<Vec<Offset>, LogError> {
+        let (wire, tried) = (self.wire(topic.as_str()), format!("cannot ask for the ends of {topic}"));
+        let ends = self.insist(&tried, || {
+            let mut asked = TopicPartitionList::new();
+            for partition in 0..partitions {
+                // As a time, -1 is the end: ListOffsets in Kafka's protocol.
+                asked.add_partition_offset(&wire, partition, Asked::End)?;
+            }
+            let mut ends = HashMap::new();
+            for told in self.asking.offsets_for_times(asked, PATIENCE)?.elements() {
+                told.error()?;
+                if let Asked::Offset(end) = told.offset() {
+                    ends.insert(told.partition(), end);
+                }
+            }
+            Ok(ends)
+        })?;
+        let end = |partition| {
+            let end = ends.get(&partition).copied();
+            end.ok_or_else(|| error(&tried, Code::Fail, &format!("partition {partition} was not answered")))
+        };
+        (0..partitions).map(end).collect()
+    }
+
     /// The offset of the first record that is not older than `millis`, or the end. Waits.
     pub(crate) fn at_time(&self, topic: &TopicName, partition: i32, millis: i64) -> Result<Offset, LogError> {
         let tried = format!("cannot search {topic}/{partition} by time");

@@ -88,6 +88,8 @@ pub(crate) struct Partition<S> {
     pub(super) stored: u64,
     /// Before then nobody looks which key fills the window.
     pub(super) window_look: Instant,
+    /// The status says what holds the settled offset.
+    pub(super) holds_told: bool,
     pub(super) watch: Watch,
     /// Nothing begins any more.
     pub(super) draining: bool,
@@ -137,6 +139,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             unstored: VecDeque::new(),
             stored: 0,
             window_look: Instant::now(),
+            holds_told: false,
             watch: Watch::new(),
             draining: false,
         };

@@ -17,6 +17,9 @@ use crate::{
 /// How often one key that fills the window is named.
 const REPORT: Duration = Duration::from_secs(10);
 
+/// How much later a partition is looked at in which nothing happens.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// What the subscriber sees of a partition without asking its task.
 #[derive(Debug)]
 pub(crate) struct Progress {
@@ -93,7 +96,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     /// Sets the timer to what comes first: a lane's next attempt, a key's release, or the next look.
     pub(super) fn reset(&self, timer: Pin<&mut Sleep>, look: Instant) {
-        let mut next = look;
+        // Of a partition in which nothing happens nothing is to be said: a service may have hundreds.
+        let idle = self.ring.oldest().is_none() && !self.holds_told;
+        let mut next = if idle { look + IDLE } else { look };
         if let Some(due) = self.lanes.next_due() {
             next = next.min(due);
         }
@@ -108,11 +113,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
     }
 
     /// Tells the status which delivery holds the settled offset.
-    pub(super) fn say_what_holds(&self) {
+    pub(super) fn say_what_holds(&mut self) {
         let holds = self.ring.oldest().map(|offset| match self.lanes.with_head(self.ring.first()) {
             Some(lane) => holder(lane, offset),
             None => format!("the record at offset {offset} waits for its parked copy to be stored"),
         });
+        self.holds_told = holds.is_some();
         self.shared.board.partition(&self.assigned.partition, |status| status.holds = holds);
     }
 
