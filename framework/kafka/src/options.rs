@@ -249,7 +249,7 @@ impl KafkaOptions {
             .set("message.timeout.ms", "0")
             .set("partitioner", "murmur2_random")
             .set("sticky.partitioning.linger.ms", "0")
-            .set("linger.ms", "1")
+            .set("linger.ms", "0")
             // Above what callers may have in flight: the client never refuses, since its refusal would reorder.
             .set("queue.buffering.max.messages", "10000000")
             .set("queue.buffering.max.kbytes", "2147483647")

@@ -103,7 +103,7 @@ impl Cluster {
         config
             .set("enable.idempotence", "true")
             .set("partitioner", "murmur2_random")
-            .set("linger.ms", "1")
+            .set("linger.ms", "0")
             .set("compression.type", "lz4")
             .set("message.timeout.ms", "0")
             .set("queue.buffering.max.messages", "10000000")

@@ -95,8 +95,7 @@ pub(crate) fn lone(cluster: &Arc<Cluster>) -> anyhow::Result<Times> {
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     runtime()?.block_on(async {
         let (log, bus) = cluster.open(&prefix).await?;
-        let mut config = cluster.producing();
-        let producer = wrapped::Awaited::new(config.set("linger.ms", "0"))?;
+        let producer = wrapped::Awaited::new(&cluster.producing())?;
         let (topic, mut encoded) = (Cluster::topic(&prefix), Encoded::new());
         for round in 0..=ROUNDS {
             for event in &pool {
@@ -215,8 +214,7 @@ fn raw(cluster: &Arc<Cluster>, pool: &[Sold], count: usize) -> anyhow::Result<Ve
             })
         })
     };
-    let mut config = cluster.producing();
-    let producer = wrapped::Awaited::new(config.set("linger.ms", "0"))?;
+    let producer = wrapped::Awaited::new(&cluster.producing())?;
     runtime.block_on(async {
         let mut ticks = interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);

@@ -151,6 +151,6 @@ impl Row for Publishing {
     }
 
     fn remark(&self) -> String {
-        format!("{PARTITIONS} partitions, keys by Zipf 1.0 over 10,000, idempotent, linger 1 ms, lz4")
+        format!("{PARTITIONS} partitions, keys by Zipf 1.0 over 10,000, idempotent, linger 0, lz4")
     }
 }

@@ -5,6 +5,7 @@
 //! no harm here: that position only serves stored offsets and resuming after a pause, and neither is used.
 
 use std::{
+    collections::VecDeque,
     ffi::{CStr, c_char, c_void},
     ptr,
     sync::Arc,
@@ -21,10 +22,13 @@ use rdkafka::{
 use super::{Native, Queue, Topic, last_error, owned};
 
 /// How many entries of a queue one call takes.
-const BATCH: usize = 1_024;
+const BATCH: usize = 128;
 
 /// The records of a partition as they come.
 pub(crate) struct Stream {
+    /// What was taken off the queue behind an error, in order: it is given once the reader has judged the error. Before
+    /// the topic and the queue, which hold the client: messages must not outlive it.
+    behind: VecDeque<Message>,
     topic: Topic,
     partition: i32,
     queue: Queue,
@@ -55,7 +59,7 @@ impl Stream {
                 ptr::from_ref(&*waker).cast_mut().cast(),
             );
         }
-        let stream = Self { topic, partition, queue, waker };
+        let stream = Self { behind: VecDeque::new(), topic, partition, queue, waker };
         // SAFETY: topic and queue are valid and of one client.
         let failed = unsafe {
             sys::rd_kafka_consume_start_queue(
@@ -79,6 +83,34 @@ impl Stream {
     }
 
     fn fetch(&mut self, max: usize) -> Option<Fetched> {
+        if self.behind.is_empty() {
+            self.take(max);
+        }
+        if self.behind.is_empty() {
+            return None;
+        }
+        let mut fetched = Fetched::default();
+        fetched.messages.list.reserve_exact(self.behind.len());
+        fetched.messages.client = Some(Arc::clone(&self.queue.client));
+        while let Some(message) = self.behind.pop_front() {
+            // SAFETY: the message is valid until it is dropped.
+            let (code, offset) = unsafe { ((*message.pointer).err.into(), (*message.pointer).offset) };
+            match code {
+                RDKafkaErrorCode::NoError => fetched.messages.list.push(message),
+                RDKafkaErrorCode::PartitionEOF => fetched.end = Some(offset),
+                code => {
+                    // SAFETY: the text lives as long as the message.
+                    let said = unsafe { owned(sys::rd_kafka_message_errstr(message.pointer)) };
+                    fetched.error = Some((code, said));
+                    break;
+                }
+            }
+        }
+        Some(fetched)
+    }
+
+    /// Takes up to `max` entries off the queue.
+    fn take(&mut self, max: usize) {
         let mut taken = [ptr::null_mut(); BATCH];
         // SAFETY: the queue is valid, and the array has room for as many.
         let count = unsafe {
@@ -89,27 +121,8 @@ impl Stream {
                 max.clamp(1, BATCH),
             )
         };
-        let taken = &taken[..usize::try_from(count).ok().filter(|count| *count > 0)?];
-        let mut fetched = Fetched::default();
-        fetched.messages.list.reserve_exact(taken.len());
-        fetched.messages.client = Some(Arc::clone(&self.queue.client));
-        for pointer in taken {
-            let message = Message::new(*pointer);
-            // SAFETY: the message is valid until it is dropped.
-            let (code, offset) = unsafe { ((**pointer).err.into(), (**pointer).offset) };
-            match code {
-                // What comes after an error is dropped: the reader starts anew, or stops.
-                _ if fetched.error.is_some() => {}
-                RDKafkaErrorCode::NoError => fetched.messages.list.push(message),
-                RDKafkaErrorCode::PartitionEOF => fetched.end = Some(offset),
-                code => {
-                    // SAFETY: the text lives as long as the message.
-                    let said = unsafe { owned(sys::rd_kafka_message_errstr(*pointer)) };
-                    fetched.error = Some((code, said));
-                }
-            }
-        }
-        Some(fetched)
+        let count = usize::try_from(count).unwrap_or(0);
+        self.behind.extend(taken.iter().take(count).map(|pointer| Message::new(*pointer)));
     }
 
     /// Stops fetching. Waits for the client's own thread; dropped without it, the client goes on fetching.

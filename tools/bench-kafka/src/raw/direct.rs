@@ -20,7 +20,7 @@ use rdkafka::{
     types::{RDKafkaErrorCode, RDKafkaMessage},
 };
 
-use super::{Encoded, FIXED};
+use super::{Encoded, FIXED, IN_FLIGHT};
 
 /// Entries of a queue that one call takes.
 const BATCH: usize = 1_024;
@@ -99,6 +99,9 @@ pub(crate) fn publish(
         }
         if number.is_multiple_of(256) {
             producer.poll(Duration::ZERO);
+            while producer.in_flight_count() > IN_FLIGHT {
+                producer.poll(Duration::from_millis(1));
+            }
         }
     }
     producer.flush(PATIENCE)?;

@@ -16,6 +16,9 @@ pub(crate) struct Encoded {
     pub(crate) timestamp: i64,
 }
 
+/// Records that a raw loop has on their way at most: with more of them the caches are too small.
+pub(crate) const IN_FLIGHT: i32 = 4_000;
+
 /// The headers whose values are always the same.
 pub(crate) const FIXED: [(&str, &str); 3] =
     [("ce_specversion", "1.0"), ("ce_type", "bench.Sold"), ("ce_source", "aqueduct")];

@@ -22,7 +22,7 @@ use rdkafka::{
 };
 use tokio::{sync::oneshot, task::JoinSet};
 
-use super::{Encoded, FIXED};
+use super::{Encoded, FIXED, IN_FLIGHT};
 
 /// How long the queue may take to empty.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -117,7 +117,12 @@ pub(crate) fn publish(
 ) -> anyhow::Result<()> {
     let producer = Counting::new(config)?;
     let mut encoded = Encoded::new();
-    for event in pool.iter().cycle().take(usize::try_from(count)?) {
+    for (number, event) in pool.iter().cycle().take(usize::try_from(count)?).enumerate() {
+        if number.is_multiple_of(256) {
+            while producer.0.in_flight_count() > IN_FLIGHT {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
         encoded.set(event, environment)?;
         let mut record = BaseRecord::to(topic)
             .key(event.account.as_str())
