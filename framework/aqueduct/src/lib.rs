@@ -21,8 +21,8 @@ pub use aqueduct_memory as memory;
 // A derive and the trait of its name come as one.
 pub use aqueduct_derive::{Event, EventSet};
 pub use aqueduct_runtime::{
-    Bus, OnFailure, ParkedKey, PublishError, ReleaseError, Retry, Stall, StallKind, Subscription,
-    SubscriptionError, dead_letter_topic, parked, release,
+    Bus, OnFailure, OperatorError, ParkedKey, PublishError, Retry, Stall, StallKind, Subscription,
+    SubscriptionError, dead_letter_topic, parked, release, skip,
 };
 #[cfg(feature = "sqlite")]
 pub use aqueduct_sql::{Database, DatabaseError, EventStore, Sqlite, StoreError, Tx, rusqlite};

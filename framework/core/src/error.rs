@@ -154,6 +154,14 @@ pub enum LogErrorKind {
     },
     /// Stored bytes are damaged.
     Corrupt,
+    /// Records that are in the log and can never be read: their bytes are damaged, or no client of this version
+    /// understands them.
+    Unreadable {
+        /// The first offset that cannot be read.
+        first: Offset,
+        /// The first offset behind it that can.
+        end: Offset,
+    },
     /// The file is not ours, or of a newer format.
     Format,
     /// The storage failed (disk full, I/O error). After a failed sync the instance stays in this state.

@@ -3,7 +3,7 @@
 //! Methods return one boxed future per batch, none per record. Blocking work is the adapter's to move off the
 //! caller's thread. All handles are safe to drop at any time: what was acknowledged is stored, what was not may be.
 
-use std::{any::Any, fmt, ops::Range, sync::Arc, time::Duration};
+use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 use uuid::Uuid;
 
@@ -242,15 +242,6 @@ pub enum Signal {
     Revoking(Vec<PartitionId>),
     /// These partitions are no longer ours: nothing of them may be settled.
     Lost(Vec<PartitionId>),
-    /// These offsets cannot be read, ever.
-    Unreadable {
-        /// The partition.
-        partition: PartitionId,
-        /// The offsets.
-        offsets: Range<Offset>,
-        /// Why.
-        error: LogError,
-    },
 }
 
 /// A member of a consumer group.
@@ -285,6 +276,10 @@ pub trait PartitionReader: Send + fmt::Debug {
 
     /// Waits until the position moves, and gives the records that it passed: at most `max`, and none where it passed
     /// a hole alone, such as what compaction removed or a transaction's marker. Dropping the future loses none.
-    /// `OffsetOutOfRange`: retention passed the reader, or the log went back.
+    /// `OffsetOutOfRange`: retention passed the reader, or the log went back. `Unreadable`: the position stays, and so does
+    /// the error; [`PartitionReader::seek`] passes it.
     fn read(&mut self, max: usize) -> BoxFuture<'_, Result<Arc<dyn RecordBatch>, LogError>>;
+
+    /// Goes on at `offset`, whatever lies between.
+    fn seek(&mut self, offset: Offset);
 }

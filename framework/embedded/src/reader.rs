@@ -142,6 +142,10 @@ impl PartitionReader for EmbeddedReader {
     fn read(&mut self, max: usize) -> BoxFuture<'_, Result<Arc<dyn RecordBatch>, LogError>> {
         Box::pin(self.next_batch(max))
     }
+
+    fn seek(&mut self, offset: Offset) {
+        self.next = offset;
+    }
 }
 
 /// Counts a reader as waiting; while one is, other processes' commits are looked for.

@@ -160,10 +160,10 @@ pub(crate) fn read(
     max: usize,
 ) -> Result<Found, LogError> {
     let (partition, id) = (&source.partition, source.id);
-    let corrupt = |offset: Offset, what: &str| {
+    let unreadable = |first: Offset, end: Offset, what: &str| {
         LogError::new(
-            LogErrorKind::Corrupt,
-            format!("{}: {partition} at offset {offset}: {what}", shared.place.path.display()),
+            LogErrorKind::Unreadable { first, end },
+            format!("{}: {partition} at offset {first}: {what}", shared.place.path.display()),
         )
     };
     let failed = |error| shared.error(&format!("cannot read {partition} from offset {from}"), error);
@@ -195,12 +195,16 @@ pub(crate) fn read(
         match push(&mut batch, row, |offset| source.may_lack(next, offset)) {
             Ok(Pushed::Record(offset)) => next = offset + 1,
             Ok(Pushed::Hole(offset)) => {
-                break Some(corrupt(next, &format!("no record up to offset {offset}")));
+                break Some(unreadable(next, offset, &format!("no record up to offset {offset}")));
             }
             Ok(Pushed::Damaged(offset)) => {
-                break Some(corrupt(offset, "the stored bytes do not match their checksum"));
+                let what = "the stored bytes do not match their checksum";
+                break Some(unreadable(offset, offset + 1, what));
             }
-            Err(error) => break Some(corrupt(next, &format!("a value of another type: {error}"))),
+            Err(error) => {
+                let what = format!("a value of another type: {error}");
+                break Some(unreadable(next, next + 1, &what));
+            }
         }
     };
     if batch.last().is_some() {
@@ -209,7 +213,7 @@ pub(crate) fn read(
     match damage {
         Some(error) => Err(error),
         None if source.may_lack(next, end) => Ok(Found::Nothing(end)),
-        None => Err(corrupt(next, &format!("no record up to the end at {end}"))),
+        None => Err(unreadable(next, end, &format!("no record up to the end at {end}"))),
     }
 }
 

@@ -37,6 +37,8 @@ pub(crate) fn kind(code: Code) -> LogErrorKind {
         | Code::UnsupportedFeature
         | Code::UnsupportedCompressionType => LogErrorKind::Configuration,
         Code::BadMessage | Code::InvalidMessage | Code::BadCompression => LogErrorKind::Corrupt,
+        // What the client says of batches and codecs that it does not know.
+        Code::NotImplemented => LogErrorKind::Format,
         Code::KafkaStorageError | Code::FileSystem => LogErrorKind::Storage,
         Code::SaslAuthenticationFailed | Code::Authentication => LogErrorKind::Unauthenticated,
         // Neither tells whether the broker has it.

@@ -25,8 +25,11 @@ pub(crate) struct Fetchers {
     config: ClientConfig,
     all: Arc<Mutex<Vec<Fetcher>>>,
     /// Where readers that end are stopped, which waits for the client.
-    ending: mpsc::Sender<(Stream, Weak<BaseConsumer<Context>>, PartitionId)>,
+    ending: mpsc::Sender<Ended>,
 }
+
+/// A reader that ended, of a client and a partition.
+type Ended = (Option<Stream>, Weak<BaseConsumer<Context>>, PartitionId);
 
 struct Fetcher {
     client: Arc<BaseConsumer<Context>>,
@@ -38,18 +41,19 @@ pub(crate) struct Fetching {
     stream: Option<Stream>,
     client: Arc<BaseConsumer<Context>>,
     partition: PartitionId,
-    ending: mpsc::Sender<(Stream, Weak<BaseConsumer<Context>>, PartitionId)>,
+    ending: mpsc::Sender<Ended>,
 }
 
 impl Fetchers {
     pub(crate) fn new(config: ClientConfig) -> Result<Self, LogError> {
         let all = Arc::<Mutex<Vec<Fetcher>>>::default();
-        let (ending, ended) = mpsc::channel::<(Stream, Weak<BaseConsumer<Context>>, PartitionId)>();
+        let (ending, ended) = mpsc::channel::<Ended>();
         let of = Arc::clone(&all);
         let stopping = move || {
             while let Ok((stream, client, partition)) = ended.recv() {
-                stream.stop();
-                drop(stream);
+                if let Some(stream) = stream {
+                    stream.stop();
+                }
                 let spare =
                     release(&mut of.lock().unwrap_or_else(PoisonError::into_inner), &client, &partition);
                 // Ending a client waits for its threads: outside the lock.
@@ -123,13 +127,24 @@ impl Fetching {
     pub(crate) fn stream(&mut self) -> Option<&mut Stream> {
         self.stream.as_mut()
     }
+
+    /// Reads from another offset on. Waits for the client.
+    pub(crate) fn restart(&mut self, wire: &str, offset: Offset) -> Result<(), LogError> {
+        if let Some(stream) = self.stream.take() {
+            stream.stop();
+        }
+        let native: Arc<dyn Native> = Arc::<BaseConsumer<Context>>::clone(&self.client);
+        let started = Topic::new(native, wire)
+            .and_then(|topic| Stream::start(topic, self.partition.partition, offset))
+            .map_err(|code| error(&format!("cannot read {}", self.partition), code, &code.to_string()))?;
+        self.stream = Some(started);
+        Ok(())
+    }
 }
 
 impl Drop for Fetching {
     fn drop(&mut self) {
-        if let Some(stream) = self.stream.take() {
-            // Fails only where the log is gone, and its clients with it.
-            let _ = self.ending.send((stream, Arc::downgrade(&self.client), self.partition.clone()));
-        }
+        // Fails only where the log is gone, and its clients with it.
+        let _ = self.ending.send((self.stream.take(), Arc::downgrade(&self.client), self.partition.clone()));
     }
 }

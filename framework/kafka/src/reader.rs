@@ -20,23 +20,27 @@ use crate::{
     batch::KafkaBatch,
     error::{closed, configuration, error, kind},
     fetcher::Fetching,
-    native::Fetched,
+    native::{Fetched, Met},
     shared::Shared,
 };
 
 /// How often a reader that waits looks by itself, should the client not wake it.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How long it is tried whether there is something to read behind what cannot be read.
+const TRIAL: Duration = Duration::from_secs(2);
+
 /// A place in a partition.
 pub(crate) struct KafkaReader {
     shared: Arc<Shared>,
     partition: PartitionId,
-    fetching: Fetching,
+    /// None until it is started from where the reader stands.
+    fetching: Option<Fetching>,
     next: Offset,
     /// How far this partition is known to reach, for who settles in it.
     seen: Arc<AtomicI64>,
     /// What the client met behind the records that were given.
-    met: Option<(Code, String)>,
+    met: Option<Met>,
     /// Why there is nothing more to read.
     over: Option<LogError>,
 }
@@ -71,7 +75,7 @@ impl KafkaReader {
         };
         let fetching = shared.fetchers.start(partition, &shared.wire(topic.as_str()), next)?;
         let (shared, partition) = (Arc::clone(shared), partition.clone());
-        Ok(Self { shared, partition, fetching, next, seen, met: None, over: None })
+        Ok(Self { shared, partition, fetching: Some(fetching), next, seen, met: None, over: None })
     }
 
     async fn next_batch(&mut self, max: usize) -> Result<Arc<dyn RecordBatch>, LogError> {
@@ -91,15 +95,22 @@ impl KafkaReader {
 
     /// Waits for what the client has; none where that moves nothing.
     async fn fetch(&mut self, max: usize) -> Result<Option<Arc<dyn RecordBatch>>, LogError> {
-        let Some(stream) = self.fetching.stream() else { return Err(closed()) };
+        let Some(stream) = self.fetching.as_mut().and_then(Fetching::stream) else {
+            let (partition, next) = (self.partition.clone(), self.next);
+            let start = move |shared: &Arc<Shared>| {
+                shared.fetchers.start(&partition, &shared.wire(partition.topic.as_str()), next)
+            };
+            self.fetching = Some(self.shared.waiting(start).await?);
+            return Ok(None);
+        };
         // Nothing is awaited between taking records off the client and giving them: a dropped read loses none.
-        let Fetched { messages, end, error } = tokio::select! {
+        let Fetched { messages, end, met } = tokio::select! {
             biased;
             () = self.shared.closed.cancelled() => return Err(closed()),
             fetched = poll_fn(|cx| stream.poll_fetch(cx, max)) => fetched,
             () = tokio::time::sleep(LOOK) => return Ok(None),
         };
-        self.met = error;
+        self.met = met;
         let before = self.next;
         if let Some(last) = messages.len().checked_sub(1) {
             self.next = messages.offset(last) + 1;
@@ -115,9 +126,9 @@ impl KafkaReader {
 
     /// Whether what the client met ends the reading.
     async fn judge(&mut self) -> Result<(), LogError> {
-        let Some((code, said)) = self.met.clone() else { return Ok(()) };
+        let Some(met) = self.met.clone() else { return Ok(()) };
         let (partition, next) = (self.partition.clone(), self.next);
-        let over = match (code, kind(code)) {
+        let over = match (met.code, kind(met.code)) {
             (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, _) => {
                 let judged = move |shared: &Arc<Shared>| Ok(out_of_range(shared, &partition, next));
                 Some(self.shared.waiting(judged).await?)
@@ -126,15 +137,69 @@ impl KafkaReader {
                 // The client may only not have heard of it yet.
                 let judged = move |shared: &Arc<Shared>| shared.describe(&partition.topic);
                 let found = self.shared.waiting(judged).await?;
-                found.is_none().then(|| error(&format!("cannot read {}", self.partition), code, &said))
+                found
+                    .is_none()
+                    .then(|| error(&format!("cannot read {}", self.partition), met.code, &met.said))
             }
+            (_, LogErrorKind::Corrupt) => Some(self.unreadable(&met).await?),
             // The client tries again by itself.
             (_, LogErrorKind::Unreachable) => None,
-            _ => Some(error(&format!("cannot read {} from {next} on", self.partition), code, &said)),
+            _ => Some(error(&format!("cannot read {} from {next} on", self.partition), met.code, &met.said)),
         };
         self.met = None;
         self.over.clone_from(&over);
         over.map_or(Ok(()), Err)
+    }
+
+    /// What is said of a batch that can never be read: the client tells where it begins, not where it ends.
+    async fn unreadable(&mut self, met: &Met) -> Result<LogError, LogError> {
+        let first = met.offset.max(self.next);
+        let end = if met.alone { first + 1 } else { self.end_of(met.offset, first).await? };
+        Ok(LogError::new(
+            LogErrorKind::Unreadable { first, end },
+            format!("{} from {first} to before {end}: {} ({:?})", self.partition, met.said, met.code),
+        ))
+    }
+
+    /// The first offset behind `first` at which the client meets something else than the batch that begins at `base`.
+    async fn end_of(&mut self, base: Offset, first: Offset) -> Result<Offset, LogError> {
+        // Dropped with this call; the reader starts anew from where it stands.
+        let mut fetching = self.fetching.take();
+        let (mut inside, mut step) = (first, 1);
+        let mut behind = loop {
+            let at = inside + step;
+            if !self.meets(base, at, &mut fetching).await? {
+                break at;
+            }
+            (inside, step) = (at, step * 2);
+        };
+        while inside + 1 < behind {
+            let at = inside + (behind - inside) / 2;
+            if self.meets(base, at, &mut fetching).await? { inside = at } else { behind = at }
+        }
+        Ok(behind)
+    }
+
+    /// Whether what begins at `base` is what the client meets first from `at` on.
+    async fn meets(
+        &self,
+        base: Offset,
+        at: Offset,
+        fetching: &mut Option<Fetching>,
+    ) -> Result<bool, LogError> {
+        let (partition, used) = (self.partition.clone(), fetching.take());
+        let restarted = move |shared: &Arc<Shared>| {
+            let wire = shared.wire(partition.topic.as_str());
+            let Some(mut used) = used else { return shared.fetchers.start(&partition, &wire, at) };
+            used.restart(&wire, at)?;
+            Ok(used)
+        };
+        let fetching = fetching.insert(self.shared.waiting(restarted).await?);
+        let Some(stream) = fetching.stream() else { return Err(closed()) };
+        // Behind what transactions have under way nothing comes at all.
+        let first = tokio::time::timeout(TRIAL, poll_fn(|cx| stream.poll_fetch(cx, 1))).await;
+        let met = first.ok().filter(|fetched| fetched.messages.len() == 0).and_then(|fetched| fetched.met);
+        Ok(met.is_some_and(|met| met.offset == base))
     }
 }
 
@@ -145,6 +210,11 @@ impl PartitionReader for KafkaReader {
 
     fn read(&mut self, max: usize) -> BoxFuture<'_, Result<Arc<dyn RecordBatch>, LogError>> {
         Box::pin(self.next_batch(max))
+    }
+
+    fn seek(&mut self, offset: Offset) {
+        (self.met, self.over) = (None, None);
+        (self.fetching, self.next) = (None, offset);
     }
 }
 

@@ -1,6 +1,6 @@
 //! Failures on command, for tests.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use aqueduct_core::{
     LogError, LogErrorKind,
@@ -87,6 +87,14 @@ impl Faults {
     /// Ends every outage of topics.
     pub fn heal_topics(&self) {
         self.shared.lock().plan.heal_topics();
+    }
+
+    /// What is or will be at these offsets of a partition can never be read: readers find `Unreadable`.
+    ///
+    /// # Errors
+    /// `TopicMissing`, or `Configuration`: there is no such partition.
+    pub fn damage(&self, partition: &PartitionId, offsets: Range<Offset>) -> Result<(), LogError> {
+        self.shared.lock().topics.partition_mut(partition).map(|found| found.damage(offsets))
     }
 
     /// Kills a program: each of its handles is dead, its members have left their groups, and nobody hears what became

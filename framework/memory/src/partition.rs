@@ -1,6 +1,6 @@
 //! The records of one partition, with retention and compaction.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use aqueduct_core::{
     LogError, LogErrorKind, NewRecord, RecordBatch, Timestamp, TopicName,
@@ -29,6 +29,8 @@ pub(crate) struct Partition {
     last_of_key: BTreeMap<Bytes, Offset>,
     /// Every record that was ever stored, where someone wants to know.
     journal: Option<Vec<Arc<Entry>>>,
+    /// Offsets that cannot be read.
+    damaged: Vec<Range<Offset>>,
     grown: Arc<Notify>,
 }
 
@@ -135,7 +137,20 @@ impl Partition {
         if offset < self.first || offset > self.end {
             return Err(self.out_of_range(id, offset));
         }
-        Ok(self.entries.range(offset..).take(max.max(1)).map(|(_, entry)| Arc::clone(entry)).collect())
+        if let Some(range) = self.damaged.iter().find(|range| range.contains(&offset)) {
+            let (first, end) = (offset, range.end);
+            let message = format!("{id} at offset {first}: damaged on command");
+            return Err(LogError::new(LogErrorKind::Unreadable { first, end }, message));
+        }
+        let damaged = self.damaged.iter().map(|range| range.start).filter(|start| *start > offset).min();
+        let readable = self.entries.range(offset..damaged.unwrap_or(Offset::MAX));
+        Ok(readable.take(max.max(1)).map(|(_, entry)| Arc::clone(entry)).collect())
+    }
+
+    /// What is at these offsets cannot be read any more.
+    pub(crate) fn damage(&mut self, offsets: Range<Offset>) {
+        self.damaged.push(offsets);
+        self.grown.notify_waiters();
     }
 
     pub(crate) fn out_of_range(&self, id: &PartitionId, offset: Offset) -> LogError {

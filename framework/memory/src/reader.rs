@@ -90,4 +90,8 @@ impl PartitionReader for MemoryReader {
             }
         })
     }
+
+    fn seek(&mut self, offset: Offset) {
+        self.next = offset;
+    }
 }

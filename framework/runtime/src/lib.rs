@@ -6,7 +6,7 @@
 //! - `subscriber`: one task per subscription; makes the log's client anew when it died
 //! - `running`: hand-over and drain, while there is a client; `assignment`: taking partitions up; `settler` stores
 //!   settled offsets, `monitor` finds partitions without progress
-//! - `partition`: one task per partition; `admission`: what it begins, by window, lanes of keys (`lanes`) and the
+//! - `partition`: one task per partition; `feed` reads for it; `admission`: what it begins, by window, lanes of keys (`lanes`) and the
 //!   subscription's `places`; `in_flight`: what is under way (`work`); `progress` and `ring`: how far it is
 //! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the
 //!   handler works for others
@@ -20,6 +20,7 @@ mod assignment;
 pub mod bus;
 mod dead_letter;
 mod delivery;
+mod feed;
 mod gate;
 mod health;
 mod in_flight;
@@ -45,7 +46,7 @@ mod work;
 
 pub use bus::{Bus, PublishError};
 pub use dead_letter::topic_of as dead_letter_topic;
-pub use parking::{ParkedKey, ReleaseError, parked, release};
+pub use parking::{OperatorError, ParkedKey, parked, release, skip};
 pub use policy::{OnFailure, Retry};
 pub use status::{PartitionStatus, Stall, StallKind, SubscriptionStatus};
 pub use subscriber::{Drained, Subscriber, SubscriberError};

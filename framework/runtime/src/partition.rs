@@ -8,7 +8,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError, LogErrorKind, Record, RecordBatch,
+    Record,
     log::{Offset, PartitionReader},
 };
 use tokio::{
@@ -21,6 +21,7 @@ use crate::{
     admission::ended,
     aside::{Aside, Op, Refused, Written},
     delivery::{Assigned, Shared},
+    feed::{Fed, Feeder},
     in_flight::InFlight,
     lanes::Lanes,
     parking::{control::Asked, index::ParkedKeys},
@@ -33,7 +34,7 @@ use crate::{
 };
 
 /// Records asked of a reader at once.
-const READ_BATCH: usize = 512;
+pub(crate) const READ_BATCH: usize = 512;
 
 /// How often a partition with open deliveries says what holds it.
 const LOOK: Duration = Duration::from_secs(1);
@@ -157,7 +158,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
         mut releases: mpsc::UnboundedReceiver<Asked>,
     ) -> Closed {
         let (batches, mut incoming) = mpsc::channel(1);
-        let feeder = AbortOnDropHandle::new(tokio::spawn(feed(reader, batches)));
+        let feeder =
+            Feeder { shared: Arc::clone(&self.shared), assigned: Arc::clone(&self.assigned), reader };
+        let feeder = AbortOnDropHandle::new(tokio::spawn(feeder.run(batches)));
         let mut timer = Box::pin(tokio::time::sleep(LOOK));
         let mut look = Instant::now() + LOOK;
         let halt = loop {
@@ -203,8 +206,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 }
                 () = self.progress.moved.notified(), if self.pending.is_some() && !more => {}
                 () = self.places.got(), if self.places.wants() => {}
-                batch = incoming.recv(), if self.pending.is_none() => match batch {
-                    Some(Ok((batch, position))) => {
+                fed = incoming.recv(), if self.pending.is_none() => match fed {
+                    Some(Fed::Records(batch, position)) => {
                         self.progress.read.store(position, Ordering::Relaxed);
                         self.progress.given.store(true, Ordering::Relaxed);
                         match Record::new(batch, 0) {
@@ -212,7 +215,13 @@ impl<S: Send + Sync + 'static> Partition<S> {
                             None => self.ring.pass(position),
                         }
                     }
-                    Some(Err(error)) => break Halt::Stop(error.to_string()),
+                    Some(Fed::Stuck(reason)) => self.stuck(Some(reason)),
+                    Some(Fed::Passed(position)) => {
+                        self.progress.read.store(position, Ordering::Relaxed);
+                        self.ring.pass(position);
+                        self.stuck(None);
+                    }
+                    Some(Fed::Over(error)) => break Halt::Stop(error.to_string()),
                     None => break Halt::Stop("its reader ended".to_owned()),
                 },
                 () = tokio::task::yield_now(), if more => {}
@@ -221,10 +230,13 @@ impl<S: Send + Sync + 'static> Partition<S> {
         drop(feeder);
         let Halt::Stop(stopped) = halt else { return Closed::Fenced };
         // Said now: other keys may take long to end, or for ever.
-        self.shared
-            .board
-            .partition(&self.assigned.partition, |status| status.stopped = Some(stopped.clone()));
+        self.stuck(Some(stopped.clone()));
         self.drain(None, wish, Some(stopped)).await
+    }
+
+    /// Says why nothing more is read, or that it goes on.
+    fn stuck(&self, reason: Option<String>) {
+        self.shared.board.partition(&self.assigned.partition, |status| status.stopped = reason);
     }
 
     /// Begins nothing more, and waits for what has begun: until `deadline`, or until the subscriber sets one.
@@ -296,33 +308,5 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     pub(super) fn push_aside(&mut self, op: Op) {
         self.aside.push(op);
-    }
-}
-
-/// What a reader gave, and where it stood afterwards.
-type Fed = Result<(Arc<dyn RecordBatch>, Offset), LogError>;
-
-/// Reads ahead by one batch. An unreachable log is waited for; any other error ends the partition.
-async fn feed(mut reader: Box<dyn PartitionReader>, batches: mpsc::Sender<Fed>) {
-    let mut delay = Duration::from_millis(50);
-    loop {
-        match reader.read(READ_BATCH).await {
-            Ok(batch) => {
-                delay = Duration::from_millis(50);
-                if batches.send(Ok((batch, reader.position()))).await.is_err() {
-                    return;
-                }
-            }
-            Err(error) if error.kind() == LogErrorKind::Unreachable => {
-                tracing::warn!(%error, ?delay, "cannot read, trying again");
-                tokio::time::sleep(delay).await;
-                delay = (delay * 2).min(Duration::from_secs(10));
-            }
-            Err(error) => {
-                // The receiver may be gone by now; then nobody wants to know.
-                let _ = batches.send(Err(error)).await;
-                return;
-            }
-        }
     }
 }

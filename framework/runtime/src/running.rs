@@ -206,15 +206,6 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                     self.shared.board.lock().partitions.remove(&partition);
                 }
             }
-            Signal::Unreadable { partition, offsets, error } => {
-                let reason = format!("offsets {} to {} cannot be read: {error}", offsets.start, offsets.end);
-                tracing::error!(subscription = self.name(), %partition, reason, "stopped");
-                // What was read before them ends and is settled; nothing behind them is read.
-                if let Some(owned) = self.partitions.get(&partition) {
-                    owned.wish(Wish::Drain(REVOKE_DEADLINE));
-                }
-                self.shared.board.partition(&partition, |status| status.stopped = Some(reason));
-            }
             other => tracing::warn!(?other, "a signal that this version does not know"),
         }
         Ok(())

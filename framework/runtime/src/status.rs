@@ -21,7 +21,8 @@ pub struct PartitionStatus {
     pub ended: u64,
     /// Records that are parked with their keys.
     pub parked: usize,
-    /// Why it stopped, if it did: nothing of it is handled until the process starts again.
+    /// Why it stopped, if it did: nothing of it is handled until the process starts again, or, where it met records that
+    /// can never be read, until an operator has them passed over ([`crate::skip`]).
     pub stopped: Option<String>,
     /// What it waits for outside of itself, such as a database that does not answer.
     pub waiting: Option<String>,

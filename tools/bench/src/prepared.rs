@@ -211,6 +211,11 @@ impl PartitionReader for Ready {
             }
         })
     }
+
+    fn seek(&mut self, offset: Offset) {
+        self.batches.retain(|(_, next)| *next > offset);
+        self.next = offset;
+    }
 }
 
 /// A batch that tells when it is let go.

@@ -342,4 +342,8 @@ impl PartitionReader for Reader {
         }
         self.inner.read(max)
     }
+
+    fn seek(&mut self, offset: Offset) {
+        self.inner.seek(offset);
+    }
 }

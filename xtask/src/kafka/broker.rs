@@ -31,6 +31,11 @@ impl Broker {
         nodes().join(self.id.to_string())
     }
 
+    /// Where its partitions are.
+    pub(super) fn data(&self) -> PathBuf {
+        self.home().join("data")
+    }
+
     fn settings(&self) -> PathBuf {
         self.home().join("server.properties")
     }
@@ -85,7 +90,7 @@ pub(super) fn format(cluster: &Cluster) -> anyhow::Result<()> {
             .with_context(|| format!("cannot make {}", broker.home().display()))?;
         fs::write(broker.settings(), settings(cluster, broker))
             .with_context(|| format!("cannot write {}", broker.settings().display()))?;
-        if broker.home().join("data/meta.properties").exists() {
+        if broker.data().join("meta.properties").exists() {
             continue;
         }
         let mut java = java("kafka.tools.StorageTool");
@@ -148,7 +153,7 @@ fn settings(cluster: &Cluster, broker: &Broker) -> String {
     let replicas = cluster.brokers.len().min(3);
     let in_sync = replicas.saturating_sub(1).max(1);
     let (id, port, controller) = (broker.id, broker.port, broker.controller_port);
-    let (voters, data) = (voters.join(","), broker.home().join("data"));
+    let (voters, data) = (voters.join(","), broker.data());
     let data = data.display();
     let secure = broker.secure_ports.map(secure::listeners).unwrap_or_default();
     let secure::Listeners { listeners, protocols, settings } = secure;

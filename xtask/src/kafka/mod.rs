@@ -83,6 +83,7 @@ pub(crate) fn test() -> anyhow::Result<()> {
     with_broker(true, |cluster| {
         let mut tests = command("cargo test --release --package aqueduct-kafka --locked");
         tests.env("AQUEDUCT_TEST_KAFKA", cluster.url());
+        tests.env("AQUEDUCT_TEST_KAFKA_DATA", cluster.broker(1)?.data());
         for (name, url) in secure::urls(cluster) {
             tests.env(format!("AQUEDUCT_TEST_KAFKA_{}", name.to_uppercase()), url);
         }

@@ -43,7 +43,18 @@ pub(crate) struct Fetched {
     /// Where the partition ended at that moment, after those records.
     pub(crate) end: Option<Offset>,
     /// What comes after those records is this.
-    pub(crate) error: Option<(RDKafkaErrorCode, String)>,
+    pub(crate) met: Option<Met>,
+}
+
+/// What a partition had instead of a record.
+#[derive(Debug, Clone)]
+pub(crate) struct Met {
+    pub(crate) code: RDKafkaErrorCode,
+    pub(crate) said: String,
+    /// Where; for a batch that cannot be read where it begins, which may be before what was asked for.
+    pub(crate) offset: Offset,
+    /// It concerns one record: the next one was read.
+    pub(crate) alone: bool,
 }
 
 impl Stream {
@@ -96,12 +107,19 @@ impl Stream {
             // SAFETY: the message is valid until it is dropped.
             let (code, offset) = unsafe { ((*message.pointer).err.into(), (*message.pointer).offset) };
             match code {
-                RDKafkaErrorCode::NoError => fetched.messages.list.push(message),
+                RDKafkaErrorCode::NoError => {
+                    if let Some(code) = message.damaged {
+                        let said = "its headers do not parse".to_owned();
+                        fetched.met = Some(Met { code, said, offset, alone: true });
+                        break;
+                    }
+                    fetched.messages.list.push(message);
+                }
                 RDKafkaErrorCode::PartitionEOF => fetched.end = Some(offset),
                 code => {
                     // SAFETY: the text lives as long as the message.
                     let said = unsafe { owned(sys::rd_kafka_message_errstr(message.pointer)) };
-                    fetched.error = Some((code, said));
+                    fetched.met = Some(Met { code, said, offset, alone: false });
                     break;
                 }
             }
@@ -157,6 +175,8 @@ pub(crate) struct Messages {
 struct Message {
     pointer: *mut RDKafkaMessage,
     headers: *mut sys::rd_kafka_headers_t,
+    /// Why they cannot be parsed.
+    damaged: Option<RDKafkaErrorCode>,
 }
 
 // SAFETY: a message belongs to nobody but its holder, and may be destroyed from any thread.
@@ -169,8 +189,11 @@ impl Message {
         let mut headers = ptr::null_mut();
         // Parsed now: librdkafka parses at the first call, which two threads must not do at once.
         // SAFETY: the message is valid and nobody else's.
-        unsafe { sys::rd_kafka_message_headers(pointer, &raw mut headers) };
-        Self { pointer, headers }
+        let parsed = unsafe { sys::rd_kafka_message_headers(pointer, &raw mut headers) };
+        let code = RDKafkaErrorCode::from(parsed);
+        let damaged =
+            Some(code).filter(|code| !matches!(code, RDKafkaErrorCode::NoError | RDKafkaErrorCode::NoEnt));
+        Self { pointer, headers, damaged }
     }
 }
 

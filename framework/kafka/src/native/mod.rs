@@ -27,7 +27,7 @@ use rdkafka::{
 pub(crate) use admin::{configs, create_topic, describe_topic, group_offsets};
 #[cfg(test)]
 pub(crate) use conf::description;
-pub(crate) use fetch::{Fetched, Messages, Stream};
+pub(crate) use fetch::{Fetched, Messages, Met, Stream};
 pub(crate) use group::{GroupMetadata, TransactionError, commit, send_offsets};
 pub(crate) use produce::produce;
 

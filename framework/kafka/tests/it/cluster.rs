@@ -26,11 +26,20 @@ pub(crate) fn secure(listener: &str) -> String {
     url.unwrap_or_else(|| panic!("the cluster has no listener {listener}: cargo xtask kafka up --secure"))
 }
 
-fn state() -> Value {
+/// The folder in which the first broker has its partitions.
+pub(crate) fn data() -> PathBuf {
+    std::env::var_os("AQUEDUCT_TEST_KAFKA_DATA").map_or_else(|| home().join("nodes/1/data"), PathBuf::from)
+}
+
+fn home() -> PathBuf {
     // The folder that cargo builds this very test in.
     let mut folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     folder.pop();
-    let file = folder.join("kafka/cluster.json");
+    folder.join("kafka")
+}
+
+fn state() -> Value {
+    let file = home().join("cluster.json");
     let text = std::fs::read_to_string(&file);
     let text = text.unwrap_or_else(|error| {
         panic!("no cluster to test against ({}: {error}): cargo xtask kafka up", file.display())

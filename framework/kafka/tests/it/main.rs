@@ -13,3 +13,4 @@ mod properties;
 mod reading;
 mod secrets;
 mod secure;
+mod unreadable;

@@ -1,10 +1,11 @@
-//! The control topic of a group: operators ask for releases, owners tell how they ended. Values are JSON.
+//! The control topic of a group: operators ask for releases, owners tell how they ended; operators say which offsets
+//! that cannot be read are passed over, and that stays. Values are JSON.
 
-use std::{collections::BTreeMap, fmt::Write, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, ops::Range, sync::Arc, time::Duration};
 
 use aqueduct_core::{
     BoxError, Headers, LogError, NewRecord, Record, Timestamp, TopicName,
-    log::{CommitLog, PartitionId, Start},
+    log::{CommitLog, Offset, PartitionId, Start},
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -17,7 +18,7 @@ const FORMAT: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Message {
     format: u8,
-    /// The release that it is about.
+    /// The release that it is about; of something else its own id.
     release: Uuid,
     #[serde(flatten)]
     what: What,
@@ -33,6 +34,24 @@ enum What {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         failure: Option<String>,
     },
+    /// An operator passes over offsets that cannot be read.
+    Skip { topic: String, topic_id: Uuid, partition: i32, first: Offset, end: Offset },
+}
+
+/// Offsets of one history of a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Skip {
+    pub(crate) partition: PartitionId,
+    pub(crate) topic_id: Uuid,
+    pub(crate) offsets: Range<Offset>,
+}
+
+/// What a record of the topic says.
+#[derive(Debug, PartialEq, Eq)]
+enum Said {
+    Asked(Asked),
+    Done(Uuid),
+    Skip(Skip),
 }
 
 /// A release that was asked for.
@@ -80,17 +99,64 @@ pub(crate) fn done(
     record(control, &Message { format: FORMAT, release: id, what: What::Done { failure } }, now)
 }
 
-fn read(value: &[u8]) -> Result<(Uuid, Option<Asked>), BoxError> {
+/// The record that passes over offsets.
+pub(crate) fn skip(
+    control: &TopicName,
+    id: Uuid,
+    skip: &Skip,
+    now: Timestamp,
+) -> Result<NewRecord, serde_json::Error> {
+    let Skip { partition: PartitionId { topic, partition }, topic_id, offsets } = skip;
+    let (topic, first, end) = (topic.to_string(), offsets.start, offsets.end);
+    let what = What::Skip { topic, topic_id: *topic_id, partition: *partition, first, end };
+    record(control, &Message { format: FORMAT, release: id, what }, now)
+}
+
+fn read(value: &[u8]) -> Result<Said, BoxError> {
     let message: Message = serde_json::from_slice(value)?;
     if message.format != FORMAT {
         return Err(format!("its format is {}, this version knows {FORMAT}", message.format).into());
     }
-    let What::Asked { topic, partition, key } = message.what else { return Ok((message.release, None)) };
+    let (topic, partition, key) = match message.what {
+        What::Asked { topic, partition, key } => (topic, partition, key),
+        What::Done { .. } => return Ok(Said::Done(message.release)),
+        What::Skip { topic, topic_id, partition, first, end } => {
+            let partition = PartitionId { topic: TopicName::new(&topic)?, partition };
+            return Ok(Said::Skip(Skip { partition, topic_id, offsets: first..end }));
+        }
+    };
     let digit = |at: usize| key.get(at..at + 2).and_then(|digits| u8::from_str_radix(digits, 16).ok());
     let bytes: Option<Vec<u8>> = (0..key.len()).step_by(2).map(digit).collect();
     let key = bytes.ok_or("its key is not hexadecimal")?;
     let partition = PartitionId { topic: TopicName::new(&topic)?, partition };
-    Ok((message.release, Some(Asked { id: message.release, partition, key })))
+    Ok(Said::Asked(Asked { id: message.release, partition, key }))
+}
+
+/// Where an operator wants a reader to go on that cannot read `offset`; none where nobody has said so.
+pub(crate) async fn skipped(
+    log: &dyn CommitLog,
+    control: TopicName,
+    partition: &PartitionId,
+    topic_id: Uuid,
+    offset: Offset,
+) -> Result<Option<Offset>, LogError> {
+    // The topic is made by who asks first.
+    if log.describe_topic(&control).await?.is_none() {
+        return Ok(None);
+    }
+    let end = log.end_offsets(&control).await?.first().copied().unwrap_or(0);
+    let mut reader = log.cursor(&PartitionId { topic: control, partition: 0 }, Start::Earliest).await?;
+    let mut to = None;
+    while reader.position() < end {
+        for record in Record::all(&reader.read(512).await?) {
+            // What cannot be read is told where releases are followed.
+            let Ok(Said::Skip(skip)) = read(record.value().unwrap_or_default()) else { continue };
+            if skip.partition == *partition && skip.topic_id == topic_id && skip.offsets.contains(&offset) {
+                to = to.max(Some(skip.offsets.end));
+            }
+        }
+    }
+    Ok(to)
 }
 
 /// Releases that were asked for and are not done, in the order of asking.
@@ -105,11 +171,13 @@ pub(crate) struct Open {
 impl Open {
     fn note(&mut self, record: &Record) {
         match read(record.value().unwrap_or_default()) {
-            Ok((_, Some(asked))) => {
+            Ok(Said::Asked(asked)) => {
                 self.asked.insert(self.next, asked);
                 self.next += 1;
             }
-            Ok((id, None)) => self.asked.retain(|_, asked| asked.id != id),
+            Ok(Said::Done(id)) => self.asked.retain(|_, asked| asked.id != id),
+            // Looked for by who needs it.
+            Ok(Said::Skip(_)) => {}
             Err(error) => {
                 tracing::error!(?record, %error, "a control record that cannot be read is passed over");
             }
@@ -185,9 +253,12 @@ mod tests {
         let partition = PartitionId { topic: TopicName::new("t").unwrap(), partition: 3 };
         let asked = Asked { id: Uuid::from_u128(7), partition, key: b"a/\xff\0".to_vec() };
         let record = ask(&control, &asked, Timestamp::default()).unwrap();
-        assert_eq!(read(&record.value.unwrap()).unwrap(), (asked.id, Some(asked.clone())));
+        assert_eq!(read(&record.value.unwrap()).unwrap(), Said::Asked(asked.clone()));
         let record = done(&control, asked.id, Some("no".to_owned()), Timestamp::default()).unwrap();
-        assert_eq!(read(&record.value.unwrap()).unwrap(), (asked.id, None));
+        assert_eq!(read(&record.value.unwrap()).unwrap(), Said::Done(asked.id));
+        let passed = Skip { partition: asked.partition, topic_id: Uuid::from_u128(9), offsets: 5..(1 << 60) };
+        let record = skip(&control, asked.id, &passed, Timestamp::default()).unwrap();
+        assert_eq!(read(&record.value.unwrap()).unwrap(), Said::Skip(passed));
         for bad in
             ["", "{}", r#"{"format":2,"release":"00000000-0000-0000-0000-000000000000","what":"done"}"#]
         {

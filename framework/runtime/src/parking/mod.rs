@@ -4,7 +4,8 @@
 //! - `frame`: a parked record as the topic holds it
 //! - `index`: what one partition's owner knows of its parked keys
 //! - `rebuild`: reads that from the log at assignment, before anything is delivered
-//! - `control`: `<group>.control`, where operators ask for releases and owners tell how they ended
+//! - `control`: `<group>.control`, where operators ask for releases and owners tell how they ended, and where it is said
+//!   what is passed over
 //! - `operator`: what an operator calls
 
 pub(crate) mod control;
@@ -19,7 +20,7 @@ use aqueduct_core::{
     name::NameError,
 };
 
-pub use operator::{ParkedKey, ReleaseError, parked, release};
+pub use operator::{OperatorError, ParkedKey, parked, release, skip};
 
 /// The topic of a group's parked records of `topic`.
 pub(crate) fn topic_of(group: &str, topic: &TopicName) -> Result<TopicName, NameError> {

@@ -1,16 +1,16 @@
-//! What an operator does with parked keys: look at them, and release them.
+//! What an operator does: look at parked keys, release them, pass over what cannot be read.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use aqueduct_core::{
-    LogError, LogErrorKind, Record, Timestamp, TopicName,
+    LogError, LogErrorKind, NewRecord, Record, Timestamp, TopicName,
     log::{Offset, PartitionId, Start},
 };
 use bytes::Bytes;
 use uuid::Uuid;
 
 use super::{
-    control::{self, Asked},
+    control::{self, Asked, Skip},
     frame,
 };
 use crate::bus::{Bus, PublishError};
@@ -36,12 +36,12 @@ pub struct ParkedKey {
     pub due: Option<Timestamp>,
 }
 
-/// A release could not be asked for.
+/// What an operator asks of a group could not be stored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum ReleaseError {
-    /// The group's control topic cannot be made ready.
-    #[error("releasing keys of group {group}: {source}")]
+pub enum OperatorError {
+    /// The request is wrong, or the group's control topic cannot be made ready.
+    #[error("asking group {group}: {source}")]
     Log {
         /// The group.
         group: String,
@@ -49,7 +49,7 @@ pub enum ReleaseError {
         source: LogError,
     },
     /// The request was not stored.
-    #[error("releasing keys of group {group}: {source}")]
+    #[error("asking group {group}: {source}")]
     Publish {
         /// The group.
         group: String,
@@ -135,16 +135,53 @@ pub async fn release(
     group: &str,
     partition: &PartitionId,
     key: &[u8],
-) -> Result<Uuid, ReleaseError> {
-    let log = |source: LogError| ReleaseError::Log { group: group.to_owned(), source };
+) -> Result<Uuid, OperatorError> {
+    let asked = Asked { id: bus.environment().new_id(), partition: partition.clone(), key: key.to_vec() };
+    ask(bus, group, |topic, now| control::ask(topic, &asked, now)).await?;
+    Ok(asked.id)
+}
+
+/// Passes over offsets that can never be read ([`LogErrorKind::Unreadable`]): the partition stopped at them, and its owner
+/// goes on behind. What the records there said is lost to this group. The request stays in the group's control topic,
+/// so that each later owner passes them too, and anyone can see what was passed; offsets that can be read are
+/// delivered whatever was asked.
+///
+/// # Errors
+/// The offsets are none, the topic does not exist, or the request was not stored.
+pub async fn skip(
+    bus: &Bus,
+    group: &str,
+    partition: &PartitionId,
+    offsets: Range<Offset>,
+) -> Result<(), OperatorError> {
+    let wrong = |source: LogError| OperatorError::Log { group: group.to_owned(), source };
+    if offsets.start < 0 || offsets.is_empty() {
+        let message = format!("offsets {} to {} of {partition} are none", offsets.start, offsets.end);
+        return Err(wrong(LogError::new(LogErrorKind::Configuration, message)));
+    }
+    let described = bus.log().describe_topic(&partition.topic).await.map_err(wrong)?;
+    let missing =
+        || LogError::new(LogErrorKind::TopicMissing, format!("topic {} does not exist", partition.topic));
+    let topic_id = described.ok_or_else(|| wrong(missing()))?.id;
+    let passed = Skip { partition: partition.clone(), topic_id, offsets };
+    let id = bus.environment().new_id();
+    ask(bus, group, |topic, now| control::skip(topic, id, &passed, now)).await
+}
+
+/// Stores a request in the group's control topic.
+async fn ask(
+    bus: &Bus,
+    group: &str,
+    request: impl FnOnce(&TopicName, Timestamp) -> Result<NewRecord, serde_json::Error>,
+) -> Result<(), OperatorError> {
+    let log = |source: LogError| OperatorError::Log { group: group.to_owned(), source };
     super::ensure_control(&**bus.log(), group).await.map_err(log)?;
     let topic = super::control_topic(group).map_err(|error| log(error.into()))?;
-    let asked = Asked { id: bus.environment().new_id(), partition: partition.clone(), key: key.to_vec() };
-    let record = control::ask(&topic, &asked, bus.environment().now()).map_err(|error| {
+    let record = request(&topic, bus.environment().now()).map_err(|error| {
         log(LogError::with_source(LogErrorKind::Configuration, "the request does not encode", error))
     })?;
     bus.publish_records(vec![record])
         .await
-        .map_err(|source| ReleaseError::Publish { group: group.to_owned(), source })?;
-    Ok(asked.id)
+        .map_err(|source| OperatorError::Publish { group: group.to_owned(), source })?;
+    Ok(())
 }

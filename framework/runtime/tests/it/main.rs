@@ -9,3 +9,4 @@ mod parking;
 mod progress;
 mod publish;
 mod support;
+mod unreadable;

@@ -1,0 +1,109 @@
+//! What reads a partition ahead of its task: by one batch. It waits out an unreachable log, and waits at what can never
+//! be read until an operator has it passed over.
+
+use std::{ops::Range, sync::Arc, time::Duration};
+
+use aqueduct_core::{
+    LogError, LogErrorKind, RecordBatch,
+    log::{Offset, PartitionReader},
+};
+use tokio::sync::mpsc;
+
+use crate::{
+    delivery::{Assigned, Shared},
+    parking::{self, control},
+};
+
+const FIRST_DELAY: Duration = Duration::from_millis(50);
+const LAST_DELAY: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether an operator has spoken.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What a partition's task is told.
+#[derive(Debug)]
+pub(crate) enum Fed {
+    /// Records, and where the reader stood afterwards.
+    Records(Arc<dyn RecordBatch>, Offset),
+    /// Nothing more is read, for this reason, unless an operator passes it.
+    Stuck(String),
+    /// An operator had the reader go on here.
+    Passed(Offset),
+    /// The end.
+    Over(LogError),
+}
+
+pub(crate) struct Feeder<S> {
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) assigned: Arc<Assigned>,
+    pub(crate) reader: Box<dyn PartitionReader>,
+}
+
+impl<S: Send + Sync + 'static> Feeder<S> {
+    /// Reads until nobody listens any more.
+    pub(crate) async fn run(mut self, told: mpsc::Sender<Fed>) {
+        let mut delay = FIRST_DELAY;
+        loop {
+            let tell = match self.reader.read(super::partition::READ_BATCH).await {
+                Ok(batch) => {
+                    delay = FIRST_DELAY;
+                    Fed::Records(batch, self.reader.position())
+                }
+                Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                    tracing::warn!(%error, ?delay, "cannot read, trying again");
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(LAST_DELAY);
+                    continue;
+                }
+                Err(error) => match error.kind() {
+                    LogErrorKind::Unreadable { first, end } => {
+                        let stuck = self.stuck(&error, first..end);
+                        if told.send(Fed::Stuck(stuck)).await.is_err() {
+                            return;
+                        }
+                        let to = self.passed(first).await;
+                        self.reader.seek(to);
+                        Fed::Passed(to)
+                    }
+                    _ => Fed::Over(error),
+                },
+            };
+            let over = matches!(tell, Fed::Over(_));
+            if told.send(tell).await.is_err() || over {
+                return;
+            }
+        }
+    }
+
+    fn stuck(&self, error: &LogError, offsets: Range<Offset>) -> String {
+        let (subscription, partition) = (&self.shared.subscription.name, &self.assigned.partition);
+        let Range { start, end } = offsets;
+        let reason =
+            format!("offsets {start} to before {end} can never be read, until `skip` passes them: {error}");
+        tracing::error!(subscription, %partition, reason, "stopped");
+        reason
+    }
+
+    /// Waits until an operator says where to go on.
+    async fn passed(&self, first: Offset) -> Offset {
+        let (subscription, log) = (&self.shared.subscription.name, self.shared.bus.log());
+        let Assigned { partition, topic_id, .. } = &*self.assigned;
+        loop {
+            let asked = match parking::control_topic(subscription) {
+                Ok(control) => control::skipped(&**log, control, partition, *topic_id, first).await,
+                Err(error) => Err(error.into()),
+            };
+            match asked {
+                Ok(Some(to)) => {
+                    tracing::warn!(subscription, %partition, first, to, "an operator has these offsets passed over");
+                    return to;
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(subscription, %partition, %error, "cannot ask what is passed over")
+                }
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
