@@ -27,6 +27,9 @@ use crate::{
 /// How often a reader that waits looks by itself, should the client not wake it.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How long to wait before reading anew what is there and was said not to be.
+const RESTART: Duration = Duration::from_millis(100);
+
 /// How long it is tried whether there is something to read behind what cannot be read.
 const TRIAL: Duration = Duration::from_secs(2);
 
@@ -129,9 +132,23 @@ impl KafkaReader {
         let Some(met) = self.met.clone() else { return Ok(()) };
         let (partition, next) = (self.partition.clone(), self.next);
         let over = match (met.code, kind(met.code)) {
-            (Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation, _) => {
+            (Code::LogTruncation, _) => {
                 let judged = move |shared: &Arc<Shared>| Ok(out_of_range(shared, &partition, next));
                 Some(self.shared.waiting(judged).await?)
+            }
+            (Code::AutoOffsetReset | Code::OffsetOutOfRange, _) => {
+                let judged = move |shared: &Arc<Shared>| {
+                    let (first, end) = shared.range(&partition.topic, partition.partition)?;
+                    let there = (first..=end).contains(&next);
+                    Ok((!there).then(|| not_in(&partition, next, first, end)))
+                };
+                let over = self.shared.waiting(judged).await?;
+                if over.is_none() {
+                    // Said of where the client read before, or by a broker that is behind.
+                    self.fetching = None;
+                    tokio::time::sleep(RESTART).await;
+                }
+                over
             }
             (_, LogErrorKind::TopicMissing) => {
                 // The client may only not have heard of it yet.
@@ -163,13 +180,16 @@ impl KafkaReader {
 
     /// The first offset behind `first` at which the client meets something else than the batch that begins at `base`.
     async fn end_of(&mut self, base: Offset, first: Offset) -> Result<Offset, LogError> {
+        let partition = self.partition.clone();
+        let range = move |shared: &Arc<Shared>| shared.range(&partition.topic, partition.partition);
+        let (_, end) = self.shared.waiting(range).await?;
         // Dropped with this call; the reader starts anew from where it stands.
         let mut fetching = self.fetching.take();
         let (mut inside, mut step) = (first, 1);
         let mut behind = loop {
             let at = inside + step;
-            if !self.meets(base, at, &mut fetching).await? {
-                break at;
+            if at >= end || !self.meets(base, at, &mut fetching).await? {
+                break at.min(end);
             }
             (inside, step) = (at, step * 2);
         };
@@ -221,10 +241,14 @@ impl PartitionReader for KafkaReader {
 /// That an offset cannot be read, with what can. Waits.
 pub(crate) fn out_of_range(shared: &Shared, partition: &PartitionId, offset: Offset) -> LogError {
     match shared.range(&partition.topic, partition.partition) {
-        Ok((first, end)) => LogError::new(
-            LogErrorKind::OffsetOutOfRange { first, end },
-            format!("{partition} has offsets from {first} to before {end}, not {offset}"),
-        ),
+        Ok((first, end)) => not_in(partition, offset, first, end),
         Err(error) => error,
     }
+}
+
+fn not_in(partition: &PartitionId, offset: Offset, first: Offset, end: Offset) -> LogError {
+    LogError::new(
+        LogErrorKind::OffsetOutOfRange { first, end },
+        format!("{partition} has offsets from {first} to before {end}, not {offset}"),
+    )
 }

@@ -84,8 +84,8 @@ impl<S: Send + Sync + 'static> Feeder<S> {
         reason
     }
 
-    /// Waits until an operator says where to go on.
-    async fn passed(&self, first: Offset) -> Offset {
+    /// Waits until an operator says where to go on. Exclusive: a reader may go to another thread, not be shared.
+    async fn passed(&mut self, first: Offset) -> Offset {
         let (subscription, log) = (&self.shared.subscription.name, self.shared.bus.log());
         let Assigned { partition, topic_id, .. } = &*self.assigned;
         loop {
