@@ -237,7 +237,12 @@ impl Member {
 
     fn on_assigned(&self, client: &Client, partitions: Vec<PartitionId>) {
         let mut state = self.state();
-        let Some(proof) = GroupMetadata::of(client) else { return };
+        let Some(proof) = GroupMetadata::of(client) else {
+            // The answer to the rebalance takes the partitions: nobody would read them, and nobody would know.
+            let message = format!("group {} was given partitions and has no generation", self.group);
+            self.tell(Told::Failed(LogError::new(LogErrorKind::Unreachable, message)));
+            return;
+        };
         let generation = i64::from(proof.generation());
         state.proof = Some(Arc::new(proof));
         if partitions.is_empty() || self.leaving.is_cancelled() {

@@ -1,5 +1,5 @@
 //! What reads a partition ahead of its task: by one batch. It waits out an unreachable log, and waits at what can never
-//! be read until an operator has it passed over.
+//! be read, or was removed before it was read, until an operator has it passed over.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -55,23 +55,33 @@ impl<S: Send + Sync + 'static> Feeder<S> {
                     delay = (delay * 2).min(LAST_DELAY);
                     continue;
                 }
-                Err(error) => match error.kind() {
-                    LogErrorKind::Unreadable { first, end } => {
-                        let stuck = self.stuck(&error, first..end);
-                        if told.send(Fed::Stuck(stuck)).await.is_err() {
+                Err(error) => match self.gone(&error) {
+                    Some(offsets) => {
+                        let first = offsets.start;
+                        if told.send(Fed::Stuck(self.stuck(&error, offsets))).await.is_err() {
                             return;
                         }
                         let to = self.passed(first).await;
                         self.reader.seek(to);
                         Fed::Passed(to)
                     }
-                    _ => Fed::Over(error),
+                    None => Fed::Over(error),
                 },
             };
             let over = matches!(tell, Fed::Over(_));
             if told.send(tell).await.is_err() || over {
                 return;
             }
+        }
+    }
+
+    /// The offsets before the next one that can be read, where they are the trouble.
+    fn gone(&self, error: &LogError) -> Option<Range<Offset>> {
+        match (error.kind(), self.reader.position()) {
+            (LogErrorKind::Unreadable { first, end }, _) => Some(first..end),
+            // Retention was faster than this group. What is beyond the end is another trouble: the log went back.
+            (LogErrorKind::OffsetOutOfRange { first, .. }, next) if next < first => Some(next..first),
+            _ => None,
         }
     }
 

@@ -141,8 +141,8 @@ pub async fn release(
     Ok(asked.id)
 }
 
-/// Passes over offsets that can never be read ([`LogErrorKind::Unreadable`]): the partition stopped at them, and its owner
-/// goes on behind. What the records there said is lost to this group. The request stays in the group's control topic,
+/// Passes over offsets that can never be read ([`LogErrorKind::Unreadable`]), or were removed by retention before this group
+/// had read them: the partition stopped at them, and its owner goes on behind. What the records there said is lost to this group. The request stays in the group's control topic,
 /// so that each later owner passes them too, and anyone can see what was passed; offsets that can be read are
 /// delivered whatever was asked.
 ///

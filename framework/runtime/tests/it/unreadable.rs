@@ -63,6 +63,29 @@ async fn what_was_skipped_before_is_passed_at_once() {
     assert_eq!((seen.of("a"), bench.settled().await), (vec![0], 3));
 }
 
+/// P1, R2. What retention took before it was read is a loss that somebody must have seen. Red when `gone` leaves it out:
+/// nothing but a new group would go on.
+#[tokio::test(start_paused = true)]
+async fn what_was_removed_before_it_was_read_is_passed_by_asking() {
+    let bench = Bench::new(1).await;
+    let seen = Seen::default();
+    let steps: Vec<_> = (0..6).map(|number| step("a", number)).collect();
+    bench.bus.publish_all(&steps[..1]).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(handle), seen.clone());
+    running.ended(1).await;
+    running.end().await;
+    bench.bus.publish_all(&steps[1..]).await.unwrap();
+    bench.log.faults().delete_before(&partition(), 4).unwrap();
+    let running = bench.run(Subscription::builder("steps").on(handle), seen.clone());
+    let stopped = || running.status().partitions.values().find_map(|partition| partition.stopped.clone());
+    until(|| stopped().is_some()).await;
+    assert!(stopped().unwrap().starts_with("offsets 1 to before 4 can never be read"), "{:?}", stopped());
+    skip(&bench.bus, "steps", &partition(), 1..4).await.unwrap();
+    running.ended(2).await;
+    running.end().await;
+    assert_eq!((seen.of("a"), bench.settled().await), (vec![0, 4, 5], 6));
+}
+
 #[tokio::test]
 async fn a_wrong_skip_is_refused() {
     let bench = Bench::new(1).await;
