@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use aqueduct_core::{
     BoxFuture,
-    effects::{Effects, EffectsError, Relay},
+    effects::{Effects, EffectsError, Relay, RelayMode},
 };
 use aqueduct_runtime::{Bus, Drained, Subscriber, SubscriberError, Subscription, SubscriptionError};
 use axum::Router;
@@ -68,6 +68,7 @@ pub struct AppBuilder<S = ()> {
     bus: Option<Bus>,
     state: S,
     effects: Option<Arc<dyn Effects>>,
+    relay: RelayMode,
     subscriptions: Vec<Subscription<S>>,
     routes: Router,
     listener: Option<TcpListener>,
@@ -78,8 +79,8 @@ impl AppBuilder<()> {
     /// Gives handlers a state, by `State<S>`. Comes before the subscriptions.
     #[must_use]
     pub fn state<S: Clone + Send + Sync + 'static>(self, state: S) -> AppBuilder<S> {
-        let Self { name, bus, state: (), effects, subscriptions: _, routes, listener, config } = self;
-        AppBuilder { name, bus, state, effects, subscriptions: Vec::new(), routes, listener, config }
+        let Self { name, bus, state: (), effects, relay, subscriptions: _, routes, listener, config } = self;
+        AppBuilder { name, bus, state, effects, relay, subscriptions: Vec::new(), routes, listener, config }
     }
 }
 
@@ -94,6 +95,12 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
     #[must_use]
     pub fn database(self, database: &(impl Effects + Clone)) -> Self {
         Self { effects: Some(Arc::new(database.clone())), ..self }
+    }
+
+    /// How often an event that was staged in the database may come into the log: exactly once, unless said here.
+    #[must_use]
+    pub fn relay(self, mode: RelayMode) -> Self {
+        Self { relay: mode, ..self }
     }
 
     /// Adds a subscription.
@@ -160,8 +167,8 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
         let tell = subscribers.iter().map(|each| Box::new(each.status()) as Tell).collect();
         let status = Status::new(&self.name, tell, self.effects.clone(), Arc::clone(bus.log()));
         let deadline = self.config.drain.deadline;
-        let (effects, routes, listener) = (self.effects, self.routes, self.listener);
-        Ok(App { bus, effects, subscribers, routes, listener, status, deadline })
+        let (effects, relay, routes, listener) = (self.effects, self.relay, self.routes, self.listener);
+        Ok(App { bus, effects, relay, subscribers, routes, listener, status, deadline })
     }
 
     /// Checks it all and runs it.
@@ -186,6 +193,7 @@ impl<S> fmt::Debug for AppBuilder<S> {
 pub struct App<S = ()> {
     bus: Bus,
     effects: Option<Arc<dyn Effects>>,
+    relay: RelayMode,
     subscribers: Vec<Subscriber<S>>,
     routes: Router,
     listener: Option<TcpListener>,
@@ -202,6 +210,7 @@ impl App<()> {
             bus: None,
             state: (),
             effects: None,
+            relay: RelayMode::default(),
             subscriptions: Vec::new(),
             routes: Router::new(),
             listener: None,
@@ -229,11 +238,11 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     /// A subscription gave up.
     pub async fn run(self, shutdown: impl Future) -> Result<(), AppError> {
         let router = self.router();
-        let Self { bus, effects, subscribers, status, deadline, listener, .. } = self;
+        let Self { bus, effects, relay: mode, subscribers, status, deadline, listener, .. } = self;
         let (stop, stop_relay) = (CancellationToken::new(), CancellationToken::new());
         // Who drops the run ends the relay and the server too.
         let relay = effects.clone().map(|effects| {
-            let led = lead(effects, bus.clone(), status.clone(), stop_relay.clone());
+            let led = lead(effects, mode, bus.clone(), status.clone(), stop_relay.clone());
             AbortOnDropHandle::new(tokio::spawn(led))
         });
         // It goes on answering while the app drains: its readiness then says so.
@@ -319,11 +328,12 @@ async fn flush(effects: &Arc<dyn Effects>, deadline: Instant) {
 }
 
 /// Runs the relay, and tries again when it was deposed or could not go on.
-async fn lead(effects: Arc<dyn Effects>, bus: Bus, status: Status, stop: CancellationToken) {
+async fn lead(effects: Arc<dyn Effects>, mode: RelayMode, bus: Bus, status: Status, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let stopped: BoxFuture<'static, ()> = Box::pin(stop.clone().cancelled_owned());
         let relay = Relay {
             outbox: status.name().to_owned(),
+            mode,
             log: Arc::clone(bus.log()),
             environment: bus.environment().clone(),
             report: Arc::new({

@@ -7,10 +7,11 @@ pub use aqueduct_app::{
     App, AppBuilder, AppError, Config, ConfigError, Lag, Problem, Readiness, Status, caught_up, config, logs,
     serve, shutdown_signal, with_problems,
 };
+
 pub use aqueduct_core::{
     Aggregate, BoxError, DecodeError, Delivery, Draft, EncodeError, Envelope, Environment, Event, EventId,
     EventKey, EventSet, Handled, HandlerError, IntoEvents, Key, LogError, LogErrorKind, Record, RetryAfter,
-    State, Terminal, Timestamp, TopicName,
+    State, Terminal, Timestamp, TopicName, effects::RelayMode,
 };
 #[cfg(feature = "embedded")]
 pub use aqueduct_embedded as embedded;

@@ -120,10 +120,25 @@ pub trait Effects: Send + Sync + fmt::Debug + 'static {
 /// Takes what stands in a relay's way, for the status of its app.
 pub type Report = Arc<dyn Fn(Option<String>) + Send + Sync>;
 
+/// How staged events come into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum RelayMode {
+    /// Each batch is a transaction of the log, with the relay's cursor in it. Readers of committed records meet each event
+    /// once.
+    #[default]
+    ExactlyOnce,
+    /// Without transactions: sooner in the log, and readers of uncommitted records meet nothing that was rolled back. After
+    /// a crash, a takeover or a refused record, events come again under the same ids. A relay that was paused and is
+    /// deposed may still write what it had under way, behind newer events.
+    AtLeastOnce,
+}
+
 /// What a relay works with.
 pub struct Relay {
     /// The outbox's name: the service. It names the transactional id and the cursor's topic.
     pub outbox: String,
+    /// How often an event may come into the log.
+    pub mode: RelayMode,
     /// Where the events go.
     pub log: Arc<dyn CommitLog>,
     /// The clock and the random source.
@@ -136,7 +151,11 @@ pub struct Relay {
 
 impl fmt::Debug for Relay {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Relay").field("outbox", &self.outbox).field("log", &self.log).finish_non_exhaustive()
+        f.debug_struct("Relay")
+            .field("outbox", &self.outbox)
+            .field("mode", &self.mode)
+            .field("log", &self.log)
+            .finish_non_exhaustive()
     }
 }
 

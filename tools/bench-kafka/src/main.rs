@@ -13,7 +13,7 @@ mod transactions;
 use std::{fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, ensure};
-use aqueduct::system_environment;
+use aqueduct::{RelayMode, system_environment};
 use bench::{
     harness::{self, Row},
     machine::Machine,
@@ -93,7 +93,12 @@ const ROWS: [(&str, Make); 9] = [
         Ok(Box::new(Transacting::new(name, options.events(200_000), 0.90, cluster)?))
     }),
     ("relay", |name, options, cluster| {
-        Ok(Box::new(Relaying::new(name, options.events(200_000), 0.85, cluster, &options.dir)?))
+        let (mode, count) = (RelayMode::AtLeastOnce, options.events(200_000));
+        Ok(Box::new(Relaying::new(name, mode, count, Some(0.85), cluster, &options.dir)?))
+    }),
+    ("relay-exactly-once", |name, options, cluster| {
+        let (mode, count) = (RelayMode::ExactlyOnce, options.events(200_000));
+        Ok(Box::new(Relaying::new(name, mode, count, None, cluster, &options.dir)?))
     }),
 ];
 

@@ -11,7 +11,7 @@ use aqueduct::{
     Database, Event,
     core::{
         Headers,
-        effects::{Effects, Relay},
+        effects::{Effects, Relay, RelayMode},
         log::CommitLog,
         record::HeadersBuilder,
     },
@@ -38,8 +38,9 @@ const ROWS: usize = 1_000;
 #[derive(Debug)]
 pub(crate) struct Relaying {
     name: &'static str,
+    mode: RelayMode,
     count: u64,
-    bar: f64,
+    bar: Option<f64>,
     cluster: Arc<Cluster>,
     dir: PathBuf,
     pool: Vec<Sold>,
@@ -48,13 +49,14 @@ pub(crate) struct Relaying {
 impl Relaying {
     pub(crate) fn new(
         name: &'static str,
+        mode: RelayMode,
         count: u64,
-        bar: f64,
+        bar: Option<f64>,
         cluster: &Arc<Cluster>,
         dir: &Path,
     ) -> anyhow::Result<Self> {
         let (cluster, dir) = (Arc::clone(cluster), dir.join("relay"));
-        Ok(Self { name, count, bar, cluster, dir, pool: pool(20_000, Keys::Zipf)? })
+        Ok(Self { name, mode, count, bar, cluster, dir, pool: pool(20_000, Keys::Zipf)? })
     }
 
     /// A new database with the backlog in its outbox.
@@ -106,13 +108,17 @@ impl Row for Relaying {
     }
 
     fn what(&self) -> String {
-        "a backlog of staged events to Kafka, exactly once by transactions with the cursor in them; against select, \
-         ThreadedProducer and cursor, at least once"
-            .to_owned()
+        let how = match self.mode {
+            RelayMode::ExactlyOnce => "exactly once, by transactions with the cursor in them",
+            RelayMode::AtLeastOnce => "at least once",
+        };
+        format!(
+            "a backlog of staged events to Kafka, {how}; against select, ThreadedProducer and cursor, at least once"
+        )
     }
 
     fn bar(&self) -> Option<(By, f64)> {
-        Some((By::Cpu, self.bar))
+        self.bar.map(|bar| (By::Cpu, bar))
     }
 
     fn ours(&mut self) -> anyhow::Result<Cost> {
@@ -125,6 +131,7 @@ impl Row for Relaying {
             let (stop, stopped) = oneshot::channel::<()>();
             let relay = tokio::spawn(database.relay(Relay {
                 outbox: "bench".to_owned(),
+                mode: self.mode,
                 log: Arc::clone(&log) as _,
                 environment: self.cluster.environment.clone(),
                 report: Arc::new(|problem| {

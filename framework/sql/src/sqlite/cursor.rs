@@ -68,6 +68,18 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
+/// The record that takes the cursor out of the log.
+pub(super) fn none(topic: &TopicName, outbox: &str, timestamp: Timestamp) -> NewRecord {
+    NewRecord {
+        topic: topic.clone(),
+        partition: Some(0),
+        key: Some(outbox.to_owned().into_bytes().into()),
+        headers: Headers::default(),
+        value: None,
+        timestamp,
+    }
+}
+
 /// Makes the cursor's topic unless it is there.
 pub(super) async fn topic(log: &Arc<dyn CommitLog>, outbox: &str) -> Result<TopicName, LogError> {
     let name = TopicName::new(&format!("{outbox}.outbox-cursor"))?;
@@ -111,7 +123,7 @@ async fn scan(
         })??;
         for record in Record::all(&batch) {
             if record.key() == Some(outbox.as_bytes()) {
-                found = Some(decode(&record)?);
+                found = if record.value().is_some() { Some(decode(&record)?) } else { None };
             }
         }
     }

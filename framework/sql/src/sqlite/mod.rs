@@ -11,6 +11,7 @@ mod housekeeping;
 mod lease;
 mod open_files;
 mod outbox;
+mod outlet;
 mod position;
 mod readers;
 mod relay;

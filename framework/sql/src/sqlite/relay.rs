@@ -1,8 +1,9 @@
 //! The relay: moves staged events to the log, in id order.
 //!
 //! Order of a takeover: lease, open the transactional producer (which fences the older one), confirm the term in the
-//! database, read both cursors, publish. Each batch is one transaction of the log, the cursor's record with it; the
-//! table's cursor follows. So a crash between the two publishes nothing twice.
+//! database, read both cursors, publish. Exactly once: each batch is one transaction of the log, the cursor's record with
+//! it; the table's cursor follows. So a crash between the two publishes nothing twice. At least once: a takeover removes
+//! the log's cursor, so that nobody trusts it later, and batches are no transactions; only the table's cursor follows.
 
 use std::{
     fs::File,
@@ -12,8 +13,8 @@ use std::{
 
 use aqueduct_core::{
     BoxError, BoxFuture, Environment, LogError, LogErrorKind, NewRecord, TopicName,
-    effects::{EffectsError, Relay, Report},
-    log::{CommitLog, TransactionalProducer},
+    effects::{EffectsError, Relay, RelayMode, Report},
+    log::CommitLog,
     name,
 };
 use rusqlite::Connection;
@@ -24,6 +25,7 @@ use super::{
     gate::Turn,
     lease::{self, Acquired, LEASE, Leased},
     outbox::{self, Staged},
+    outlet::Outlet,
 };
 use crate::error::DatabaseError;
 
@@ -74,22 +76,25 @@ impl From<DatabaseError> for End {
 }
 
 pub(super) async fn run(inner: Arc<Inner>, relay: Relay) -> Result<(), EffectsError> {
-    let Relay { outbox, log, environment, report, mut stop } = relay;
+    let Relay { outbox, mode, log, environment, report, mut stop } = relay;
     let failed = |error: BoxError| EffectsError::new(format!("relay of outbox {outbox}"), error);
     name::check("outbox", &outbox).map_err(|error| failed(error.into()))?;
     let Some((leased, lock)) = take(&inner, &outbox, &environment, &mut stop).await.map_err(failed)? else {
         return Ok(());
     };
-    tracing::info!(%outbox, term = leased.term, cursor = leased.cursor, "the relay leads: exactly once, ordered by id");
+    let (term, cursor) = (leased.term, leased.cursor);
+    tracing::info!(%outbox, term, cursor, ?mode, "the relay leads, ordered by id");
     let mut leader = Leader {
         inner,
         outbox: outbox.clone(),
+        mode,
         log,
         environment,
         report,
         leased,
         lock,
         renewed: Instant::now(),
+        rows: BATCH_ROWS,
     };
     let mut backoff = FIRST_BACKOFF;
     loop {
@@ -153,6 +158,7 @@ async fn take(
 struct Leader {
     inner: Arc<Inner>,
     outbox: String,
+    mode: RelayMode,
     log: Arc<dyn CommitLog>,
     environment: Environment,
     report: Report,
@@ -160,6 +166,9 @@ struct Leader {
     /// Held while this relay leads; none where a paused process still has it.
     lock: Option<File>,
     renewed: Instant,
+    /// How many rows the next batch has. Without transactions one after a failure, so that what is refused for long has
+    /// nothing else sent again with it.
+    rows: usize,
 }
 
 impl Leader {
@@ -171,7 +180,7 @@ impl Leader {
             opened = self.connect() => opened,
         };
         match opened {
-            Ok((mut producer, topic)) => match self.publish(&mut *producer, &topic, stop).await {
+            Ok(mut outlet) => match self.publish(&mut outlet, stop).await {
                 Ok(()) => End::Stopped,
                 Err(end) => end,
             },
@@ -179,19 +188,28 @@ impl Leader {
         }
     }
 
-    async fn connect(&mut self) -> Result<(Box<dyn TransactionalProducer>, TopicName), End> {
+    async fn connect(&mut self) -> Result<Outlet, End> {
         let topic = cursor::topic(&self.log, &self.outbox).await?;
         let id = format!("aqueduct.outbox.{}", self.outbox);
         let mut producer = self.log.transactional_producer(&id).await?;
         self.renew().await?;
         let found = cursor::read(&self.log, &topic, &self.outbox).await?;
+        if self.mode == RelayMode::AtLeastOnce {
+            if let Some(found) = found {
+                self.reconcile(Some(found)).await?;
+                producer
+                    .commit(vec![cursor::none(&topic, &self.outbox, self.environment.now())], None)
+                    .await?;
+            }
+            return Ok(Outlet::Plain(self.log.producer().await?));
+        }
         if self.reconcile(found).await? {
             // The log learns of the new incarnation now: the next look at it must not find the old one again.
             let event = self.leased.event.clone().unwrap_or_default();
             let mark = self.mark(&topic, self.leased.cursor, &event)?;
             producer.commit(vec![mark], None).await?;
         }
-        Ok((producer, topic))
+        Ok(Outlet::Transactions(producer, topic))
     }
 
     /// Compares the two cursors. Without a fault the log's is the table's, or ahead of it by one batch. Whether a new
@@ -203,8 +221,9 @@ impl Leader {
         }
         let Some(log) = log else {
             if table > 0 {
-                self.fork((table, table), table, "the log holds no cursor: it is new, or lost its tail")
-                    .await?;
+                let reason =
+                    "the log holds no cursor: it is new, lost its tail, or the relay was at least once";
+                self.fork((table, table), table, reason).await?;
             }
             return Ok(table > 0);
         };
@@ -253,21 +272,16 @@ impl Leader {
     }
 
     /// Publishes batch after batch; the next is read while one is in flight. `Ok`: stopped.
-    async fn publish(
-        &mut self,
-        producer: &mut dyn TransactionalProducer,
-        topic: &TopicName,
-        stop: &mut BoxFuture<'static, ()>,
-    ) -> Result<(), End> {
+    async fn publish(&mut self, outlet: &mut Outlet, stop: &mut BoxFuture<'static, ()>) -> Result<(), End> {
         let inner = Arc::clone(&self.inner);
-        let fetch = move |cursor| {
+        let fetch = move |cursor, rows| {
             let inner = Arc::clone(&inner);
             async move {
                 let cursor = cursor + i64::from(aqueduct_core::planted("relay-skips-a-row"));
-                inner.readers.read(move |conn| outbox::after(conn, cursor, BATCH_ROWS, BATCH_BYTES)).await
+                inner.readers.read(move |conn| outbox::after(conn, cursor, rows, BATCH_BYTES)).await
             }
         };
-        let mut batch: Vec<Staged> = fetch(self.leased.cursor).await?;
+        let mut batch: Vec<Staged> = fetch(self.leased.cursor, self.rows).await?;
         let mut uncleaned = 0;
         loop {
             let Some(last) = batch.last() else {
@@ -283,16 +297,30 @@ impl Leader {
                 if self.renewed.elapsed() > LEASE / 3 {
                     self.renew().await?;
                 }
-                batch = fetch(self.leased.cursor).await?;
+                batch = fetch(self.leased.cursor, self.rows).await?;
                 continue;
             };
             let (cursor, event) = (last.id, last.event_id.clone());
             uncleaned += batch.len();
-            let mark = self.mark(topic, cursor, &event)?;
-            let mark = Some(mark).filter(|_| !aqueduct_core::planted("relay-cursor-apart"));
+            let mark = outlet.cursor().map(|topic| self.mark(topic, cursor, &event)).transpose()?;
+            let mark = mark.filter(|_| !aqueduct_core::planted("relay-cursor-apart"));
+            let places: Vec<_> = match self.mode {
+                RelayMode::ExactlyOnce => Vec::new(),
+                RelayMode::AtLeastOnce => batch.iter().map(|row| (row.id, row.event_id.clone())).collect(),
+            };
             let records = batch.drain(..).map(|staged| staged.record).chain(mark).collect();
-            let (committed, next) = tokio::join!(producer.commit(records, None), fetch(cursor));
-            committed?;
+            let (sent, next) =
+                tokio::join!(outlet.send(records), fetch(cursor, (self.rows * 2).min(BATCH_ROWS)));
+            if let Err((stored, error)) = sent {
+                if let Some((cursor, event)) = stored.checked_sub(1).and_then(|last| places.get(last)) {
+                    self.advance(*cursor, Some(event.clone())).await?;
+                }
+                if self.mode == RelayMode::AtLeastOnce {
+                    self.rows = 1;
+                }
+                return Err(error.into());
+            }
+            self.rows = (self.rows * 2).min(BATCH_ROWS);
             self.advance(cursor, Some(event)).await?;
             (self.report)(None);
             if uncleaned > UNCLEANED && !self.clean().await? {

@@ -6,8 +6,8 @@ use std::{
 };
 
 use aqueduct_core::{
-    BoxFuture, Environment, LogError, LogErrorKind, NewRecord, TopicName,
-    effects::{Effects, EffectsError, Relay},
+    BoxFuture, Environment, LogError, LogErrorKind, NewRecord, Record, TopicName,
+    effects::{Effects, EffectsError, Relay, RelayMode},
     environment::{Random, SystemClock},
     log::{
         Capabilities, CommitLog, Consumer, GroupToken, Offset, PartitionId, PartitionReader, Position,
@@ -49,6 +49,21 @@ impl SpyLog {
             std::str::from_utf8(record.key.as_deref().unwrap()).unwrap().parse().unwrap()
         };
         self.sent().iter().map(key).collect()
+    }
+
+    /// What a topic holds, by the numbers in the keys.
+    async fn stored(&self, name: &str) -> Vec<i64> {
+        let mut numbers = Vec::new();
+        for (partition, end) in (0..).zip(self.log.end_offsets(&topic(name)).await.unwrap()) {
+            let partition = PartitionId { topic: topic(name), partition };
+            let mut reader = self.log.cursor(&partition, Start::Earliest).await.unwrap();
+            while reader.position() < end {
+                for record in Record::all(&reader.read(1_000).await.unwrap()) {
+                    numbers.push(std::str::from_utf8(record.key().unwrap()).unwrap().parse().unwrap());
+                }
+            }
+        }
+        numbers
     }
 
     fn lose_next_answer(&self, kind: LogErrorKind) {
@@ -156,9 +171,14 @@ fn start(db: &Database, log: &SpyLog) -> Running {
 }
 
 fn start_named(db: &Database, log: &SpyLog, outbox: &str) -> Running {
+    start_as(db, log, outbox, RelayMode::ExactlyOnce)
+}
+
+fn start_as(db: &Database, log: &SpyLog, outbox: &str, mode: RelayMode) -> Running {
     let (stop, stopped) = oneshot::channel();
     let relay = db.relay(Relay {
         outbox: outbox.to_owned(),
+        mode,
         log: Arc::new(log.clone()),
         environment: Environment::new(SystemClock, Counting(1.into())),
         report: Arc::new(|_| {}),
@@ -291,6 +311,80 @@ async fn a_restored_database_drops_nothing() {
         assert_eq!(log.numbers().len(), expected.len() + 2);
         assert_eq!(number(&restored, "SELECT count(*) FROM aqueduct_relay_fork").await, 1);
     }
+}
+
+/// P5, at least once. Red when a transaction is used, or rows are not sent in id order.
+#[tokio::test]
+async fn without_transactions_events_arrive_in_order() {
+    let fixture = fixture().await;
+    let db = &fixture.db;
+    let log = SpyLog::new(1);
+    let claim = take(db).await.claim;
+    let mut transaction = begin(db, claim, 1).await;
+    (1..=2_500).for_each(|number| transaction.stage(record(number)));
+    transaction.commit().await.unwrap();
+    log.ensure_topic(TopicSpec::new(topic("bank.deposits"))).await.unwrap();
+    let relay = start_as(db, &log, "bank", RelayMode::AtLeastOnce);
+    emptied(db).await;
+    relay.stop().await.unwrap();
+    assert_eq!(log.stored("bank.deposits").await, (1..=2_500).collect::<Vec<_>>());
+    assert_eq!(log.seen.lock().unwrap().commits, 0);
+}
+
+/// P5, at least once. A record that is refused for long stops those behind it; what was stored with it comes again once,
+/// not with each attempt. Red when `rows` stays, or the cursor does not move over what was stored before it.
+#[tokio::test]
+async fn without_transactions_a_refused_record_repeats_no_others_for_ever() {
+    let fixture = fixture().await;
+    let db = &fixture.db;
+    let log = SpyLog::new(1);
+    for name in ["bank.deposits", "any.topic"] {
+        log.ensure_topic(TopicSpec::new(topic(name))).await.unwrap();
+    }
+    let claim = take(db).await.claim;
+    let mut transaction = begin(db, claim, 1).await;
+    for number in 1..=6 {
+        let to = topic(if number == 3 { "any.topic" } else { "bank.deposits" });
+        transaction.stage(NewRecord { topic: to, ..record(number) });
+    }
+    transaction.commit().await.unwrap();
+    log.log.faults().fail_topics("any.topic", LogErrorKind::RecordTooLarge);
+    let relay = start_as(db, &log, "bank", RelayMode::AtLeastOnce);
+    let attempts = async {
+        while log.log.faults().counts().outages < 4 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), attempts).await.unwrap();
+    assert_eq!(log.stored("bank.deposits").await, [1, 2, 4, 5, 6]);
+    assert_eq!(number(db, "SELECT cursor FROM aqueduct_relay").await, 2);
+    log.log.faults().heal_topics();
+    emptied(db).await;
+    relay.stop().await.unwrap();
+    assert_eq!(log.stored("bank.deposits").await, [1, 2, 4, 5, 6, 4, 5, 6]);
+    assert_eq!(log.stored("any.topic").await, [3]);
+}
+
+/// P5. A relay may change its mode between two starts. Red when the log's cursor stays while batches are no
+/// transactions: exactly once would take its rows for lost and send them again.
+#[tokio::test]
+async fn changing_the_mode_repeats_and_drops_nothing() {
+    let fixture = fixture().await;
+    let db = &fixture.db;
+    let log = SpyLog::new(1);
+    log.ensure_topic(TopicSpec::new(topic("bank.deposits"))).await.unwrap();
+    let modes =
+        [RelayMode::ExactlyOnce, RelayMode::AtLeastOnce, RelayMode::AtLeastOnce, RelayMode::ExactlyOnce];
+    for (mode, first) in modes.into_iter().zip((1..).step_by(5)) {
+        deposits(db, first..=first + 4).await;
+        let relay = start_as(db, &log, "bank", mode);
+        emptied(db).await;
+        relay.stop().await.unwrap();
+    }
+    assert_eq!(log.stored("bank.deposits").await, (1..=20).collect::<Vec<_>>());
+    // It says that it cannot compare: nothing lies between.
+    assert_eq!(number(db, "SELECT count(*) FROM aqueduct_relay_fork WHERE after = upto").await, 1);
+    assert_eq!(number(db, "SELECT count(*) FROM aqueduct_relay_fork").await, 1);
 }
 
 /// P5. Red when `advance` does not look at the term.

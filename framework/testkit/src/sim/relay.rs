@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aqueduct_core::{
     Headers, LogError, LogErrorKind, NewRecord, Record, TopicName,
-    effects::{EffectsError, Relay},
+    effects::{EffectsError, Relay, RelayMode},
     environment::Clock,
     log::{CommitLog, Offset, PartitionId, Start, TopicSpec, TransactionalProducer},
 };
@@ -42,8 +42,11 @@ impl From<EffectsError> for End {
 }
 
 pub(crate) async fn run(database: Database, relay: Relay) -> Result<(), EffectsError> {
-    let Relay { outbox, log, report, mut stop, .. } = relay;
+    let Relay { outbox, mode, log, report, mut stop, .. } = relay;
     let failed = |why: &str| EffectsError::new(format!("relay of outbox {outbox}"), why);
+    if mode != RelayMode::ExactlyOnce {
+        return Err(failed("the simulation has the exactly-once mode only"));
+    }
     let term = loop {
         database.process.turn().await?;
         if let Some(term) = acquire(&database) {
