@@ -3,8 +3,10 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use aqueduct_core::{
-    BoxFuture,
+    BoxFuture, Event, LogError, TopicName,
     effects::{Effects, EffectsError, Relay, RelayMode},
+    log::TopicSpec,
+    name::NameError,
 };
 use aqueduct_runtime::{Bus, Drained, Subscriber, SubscriberError, Subscription, SubscriptionError};
 use axum::Router;
@@ -30,6 +32,30 @@ pub enum AppError {
     /// The builder was given no log.
     #[error("app {0} has no log: add `.log(&bus)`")]
     NoLog(String),
+    /// The topic of a type that was declared is not a name.
+    #[error("app {app} declares {source}")]
+    TopicName {
+        /// The app.
+        app: String,
+        /// What is wrong with it.
+        source: NameError,
+    },
+    /// A topic is declared twice, so one of the declarations would be ignored.
+    #[error("app {app} declares topic {topic} twice")]
+    SameTopic {
+        /// The app.
+        app: String,
+        /// The topic.
+        topic: TopicName,
+    },
+    /// A declared topic is not there and could not be made.
+    #[error("app {app}: {source}")]
+    Topic {
+        /// The app.
+        app: String,
+        /// What the log said.
+        source: LogError,
+    },
     /// A subscription cannot be run as declared.
     #[error(transparent)]
     Subscription(#[from] SubscriptionError),
@@ -69,6 +95,7 @@ pub struct AppBuilder<S = ()> {
     state: S,
     effects: Option<Arc<dyn Effects>>,
     relay: RelayMode,
+    topics: Vec<Result<TopicSpec, NameError>>,
     subscriptions: Vec<Subscription<S>>,
     routes: Router,
     listener: Option<TcpListener>,
@@ -79,8 +106,10 @@ impl AppBuilder<()> {
     /// Gives handlers a state, by `State<S>`. Comes before the subscriptions.
     #[must_use]
     pub fn state<S: Clone + Send + Sync + 'static>(self, state: S) -> AppBuilder<S> {
-        let Self { name, bus, state: (), effects, relay, subscriptions: _, routes, listener, config } = self;
-        AppBuilder { name, bus, state, effects, relay, subscriptions: Vec::new(), routes, listener, config }
+        let Self { name, bus, state: (), effects, relay, topics, subscriptions: _, routes, listener, config } =
+            self;
+        let subscriptions = Vec::new();
+        AppBuilder { name, bus, state, effects, relay, topics, subscriptions, routes, listener, config }
     }
 }
 
@@ -101,6 +130,15 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
     #[must_use]
     pub fn relay(self, mode: RelayMode) -> Self {
         Self { relay: mode, ..self }
+    }
+
+    /// Declares the topic of an event's type, from one that keeps everything and has the log's defaults. At the start it is
+    /// made if it is not there; where it is and differs, that is reported, and nothing is changed.
+    #[must_use]
+    pub fn topic<E: Event>(mut self, declare: impl FnOnce(TopicSpec) -> TopicSpec) -> Self {
+        let named = TopicName::new(E::INFO.topic).map(|name| declare(TopicSpec::new(name)));
+        self.topics.push(named);
+        self
     }
 
     /// Adds a subscription.
@@ -147,6 +185,7 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
         if let Some(twice) = self.subscriptions.iter().find(|each| !names.insert(each.name().to_owned())) {
             return Err(AppError::SameName { app: self.name, name: twice.name().to_owned() });
         }
+        let topics = topics(&self.name, self.topics)?;
         let mut subscribers = Vec::new();
         for mut subscription in self.subscriptions {
             if let Some(overrides) = self.config.subscriptions.get(subscription.name()) {
@@ -168,7 +207,7 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
         let status = Status::new(&self.name, tell, self.effects.clone(), Arc::clone(bus.log()));
         let deadline = self.config.drain.deadline;
         let (effects, relay, routes, listener) = (self.effects, self.relay, self.routes, self.listener);
-        Ok(App { bus, effects, relay, subscribers, routes, listener, status, deadline })
+        Ok(App { bus, effects, relay, topics, subscribers, routes, listener, status, deadline })
     }
 
     /// Checks it all and runs it.
@@ -194,6 +233,7 @@ pub struct App<S = ()> {
     bus: Bus,
     effects: Option<Arc<dyn Effects>>,
     relay: RelayMode,
+    topics: Vec<TopicSpec>,
     subscribers: Vec<Subscriber<S>>,
     routes: Router,
     listener: Option<TcpListener>,
@@ -211,6 +251,7 @@ impl App<()> {
             state: (),
             effects: None,
             relay: RelayMode::default(),
+            topics: Vec::new(),
             subscriptions: Vec::new(),
             routes: Router::new(),
             listener: None,
@@ -231,12 +272,26 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         http::router(self.routes.clone(), self.status.clone(), self.bus.environment().clone())
     }
 
+    /// Makes the declared topics, and reports in what those that are there differ.
+    async fn make_topics(&self) -> Result<(), AppError> {
+        let app = self.status.name();
+        for spec in &self.topics {
+            let made = self.bus.log().ensure_topic(spec.clone()).await;
+            let info = made.map_err(|source| AppError::Topic { app: app.to_owned(), source })?;
+            for difference in spec.differences(&info.spec) {
+                tracing::warn!(app, topic = %spec.name, difference, "a topic is not as it was declared");
+            }
+        }
+        Ok(())
+    }
+
     /// Runs until `shutdown`, or until a subscription gives up; then drains, in order: subscriptions stop taking
     /// and end what runs, then the relay moves what was staged, all within the deadline.
     ///
     /// # Errors
-    /// A subscription gave up.
+    /// A declared topic is not there and could not be made, or a subscription gave up.
     pub async fn run(self, shutdown: impl Future) -> Result<(), AppError> {
+        self.make_topics().await?;
         let router = self.router();
         let Self { bus, effects, relay: mode, subscribers, status, deadline, listener, .. } = self;
         let (stop, stop_relay) = (CancellationToken::new(), CancellationToken::new());
@@ -325,6 +380,20 @@ async fn flush(effects: &Arc<dyn Effects>, deadline: Instant) {
             }
         }
     }
+}
+
+/// Checks the declared topics of an app.
+fn topics(app: &str, declared: Vec<Result<TopicSpec, NameError>>) -> Result<Vec<TopicSpec>, AppError> {
+    let app = || app.to_owned();
+    let mut topics: Vec<TopicSpec> = Vec::with_capacity(declared.len());
+    for spec in declared {
+        let spec = spec.map_err(|source| AppError::TopicName { app: app(), source })?;
+        if topics.iter().any(|other| other.name == spec.name) {
+            return Err(AppError::SameTopic { app: app(), topic: spec.name });
+        }
+        topics.push(spec);
+    }
+    Ok(topics)
 }
 
 /// Runs the relay, and tries again when it was deposed or could not go on.

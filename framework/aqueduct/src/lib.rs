@@ -11,7 +11,7 @@ pub use aqueduct_app::{
 pub use aqueduct_core::{
     Aggregate, BoxError, DecodeError, Delivery, Draft, EncodeError, Envelope, Environment, Event, EventId,
     EventKey, EventSet, Handled, HandlerError, IntoEvents, Key, LogError, LogErrorKind, Record, RetryAfter,
-    State, Terminal, Timestamp, TopicName, effects::RelayMode,
+    State, Terminal, Timestamp, TopicName, effects::RelayMode, log::TopicSpec,
 };
 #[cfg(feature = "embedded")]
 pub use aqueduct_embedded as embedded;

@@ -61,13 +61,54 @@ pub struct TopicSpec {
     pub retention_bytes: Option<u64>,
     /// Whether only the last record of each key need be kept.
     pub compacted: bool,
+    /// How many brokers have a copy; none for the log's default. A log without brokers has none, whatever is asked.
+    pub replication: Option<i32>,
+    /// How many of the copies must be written before a record is acknowledged; none for the log's default. As above.
+    pub min_insync_replicas: Option<i32>,
 }
 
 impl TopicSpec {
-    /// A topic that keeps everything, with the log's default number of partitions.
+    /// A topic that keeps everything, with the log's defaults.
     #[must_use]
     pub fn new(name: TopicName) -> Self {
-        Self { name, partitions: None, retention: None, retention_bytes: None, compacted: false }
+        Self {
+            name,
+            partitions: None,
+            retention: None,
+            retention_bytes: None,
+            compacted: false,
+            replication: None,
+            min_insync_replicas: None,
+        }
+    }
+
+    /// In what a topic as it is differs from this declaration: a line each. What the declaration leaves to the log, and
+    /// copies where the log has none, differ in nothing.
+    #[must_use]
+    pub fn differences(&self, actual: &Self) -> Vec<String> {
+        let number = |what: &str, declared: Option<i32>, actual: Option<i32>| {
+            let (declared, actual) = declared.zip(actual)?;
+            (declared != actual).then(|| format!("{what}: {actual}, declared {declared}"))
+        };
+        let time = |time: Option<Duration>| {
+            time.map_or_else(|| "for ever".to_owned(), |time| format!("for {} s", time.as_secs_f64()))
+        };
+        let size = |size: Option<u64>| size.map_or_else(|| "all".to_owned(), |size| format!("{size} bytes"));
+        let kept = |what: &str, declared: String, actual: String| {
+            (declared != actual).then(|| format!("{what} {actual}, declared {declared}"))
+        };
+        let last = |compacted: bool| if compacted { "the last of each key" } else { "all" }.to_owned();
+        [
+            number("partitions", self.partitions, actual.partitions),
+            number("replication", self.replication, actual.replication),
+            number("min.insync.replicas", self.min_insync_replicas, actual.min_insync_replicas),
+            kept("records are kept", time(self.retention), time(actual.retention)),
+            kept("a partition keeps", size(self.retention_bytes), size(actual.retention_bytes)),
+            kept("of a key's records it keeps", last(self.compacted), last(actual.compacted)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 }
 

@@ -133,6 +133,7 @@ impl<'a> Changes<'a> {
         let options = &self.shared.options;
         let partitions = spec.partitions.unwrap_or(options.partitions);
         spec.partitions = Some(partitions);
+        (spec.replication, spec.min_insync_replicas) = (None, None);
         let info = TopicInfo { id: options.environment.new_id(), spec };
         let stored = create_topic(self.connection, &info, partitions, self.high_water)?;
         for ((id, next), number) in stored.partitions.iter().zip(0..).filter(|((_, next), _)| *next > 0) {

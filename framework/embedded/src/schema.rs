@@ -231,11 +231,11 @@ pub(crate) fn load_topic(connection: &Connection, name: &TopicName) -> rusqlite:
         .query_row([name.as_str()], |row| {
             let retention: Option<i64> = row.get(3)?;
             let spec = TopicSpec {
-                name: name.clone(),
                 partitions: Some(row.get(2)?),
                 retention: retention.map(|ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0))),
                 retention_bytes: row.get::<_, Option<i64>>(4)?.map(|bytes| u64::try_from(bytes).unwrap_or(0)),
                 compacted: row.get(5)?,
+                ..TopicSpec::new(name.clone())
             };
             let uuid: [u8; 16] = row.get(1)?;
             Ok((row.get::<_, i64>(0)?, TopicInfo { id: Uuid::from_bytes(uuid), spec }))

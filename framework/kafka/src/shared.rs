@@ -149,6 +149,8 @@ impl Shared {
             retention: limit("retention.ms").map(Duration::from_millis),
             retention_bytes: limit("retention.bytes"),
             compacted: value("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
+            replication: Some(described.replication),
+            min_insync_replicas: value("min.insync.replicas").and_then(|text| text.parse().ok()),
         };
         Ok(Some(TopicInfo { id: described.id, spec }))
     }
@@ -183,13 +185,15 @@ impl Shared {
             (true, false) => "compact",
             (true, true) => "compact,delete",
         };
-        let configs = [
+        let mut configs = vec![
             ("cleanup.policy", policy.to_owned()),
             ("retention.ms", limit(millis)),
             ("retention.bytes", limit(spec.retention_bytes)),
         ];
+        configs
+            .extend(spec.min_insync_replicas.map(|replicas| ("min.insync.replicas", replicas.to_string())));
         let (wire, asking) = (self.checked("topic", topic.as_str())?, self.native());
-        let replication = self.options.replication;
+        let replication = spec.replication.unwrap_or(self.options.replication);
         match native::create_topic(&asking, &wire, partitions, replication, &configs, PATIENCE) {
             Ok(()) | Err((Code::TopicAlreadyExists, _)) => {}
             Err((code, said)) => return Err(error(&format!("cannot make topic {topic}"), code, &said)),

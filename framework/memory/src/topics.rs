@@ -52,6 +52,7 @@ impl Topics {
             ));
         }
         spec.partitions = Some(count);
+        (spec.replication, spec.min_insync_replicas) = (None, None);
         let info = TopicInfo { id: self.next_id, spec };
         self.next_id = Uuid::from_u128(self.next_id.as_u128().wrapping_add(1));
         let partitions = (0..count).map(|_| Partition::new(self.journal)).collect();

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use aqueduct::{AppBuilder, prelude::*};
 use shop_events::{
-    BasketId, Sku, inventory::StockReplenished, recommendation::RestockAdvised, till::BasketCheckedOut,
+    BasketId, Sku,
+    inventory::{StockReplenished, StockReserved},
+    recommendation::RestockAdvised,
+    till::BasketCheckedOut,
 };
 
 use crate::{
@@ -18,6 +21,8 @@ pub fn app(bus: &Bus, database: &Database) -> AppBuilder<()> {
     App::builder("inventory")
         .log(bus)
         .database(database)
+        // The shelves' history, kept whole whatever the cluster's default is.
+        .topic::<StockReserved>(|topic| topic)
         .subscribe(
             Subscription::builder("inventory")
                 .on(on_checkout)

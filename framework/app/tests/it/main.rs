@@ -8,4 +8,5 @@ mod http;
 mod readiness;
 mod settings;
 mod support;
+mod topics;
 mod trace;

@@ -15,6 +15,8 @@ type Failed = (RDKafkaErrorCode, String);
 pub(crate) struct Described {
     pub(crate) id: Uuid,
     pub(crate) partitions: i32,
+    /// How many brokers have a copy of each.
+    pub(crate) replication: i32,
 }
 
 /// A topic's setting.
@@ -102,8 +104,15 @@ pub(crate) fn describe_topic(
             return Err(failed(RDKafkaErrorCode::UnknownTopicOrPartition));
         };
         check(sys::rd_kafka_TopicDescription_error(*topic))?;
-        let mut partitions = 0;
-        sys::rd_kafka_TopicDescription_partitions(*topic, &raw mut partitions);
+        let mut count = 0;
+        let all = sys::rd_kafka_TopicDescription_partitions(*topic, &raw mut count);
+        // Partitions that are being moved have more for a while.
+        let replicas = slice(all.cast_const(), count).iter().map(|partition| {
+            let mut replicas = 0;
+            sys::rd_kafka_TopicPartitionInfo_replicas(*partition, &raw mut replicas);
+            replicas
+        });
+        let replication = i32::try_from(replicas.min().unwrap_or(0)).unwrap_or(i32::MAX);
         let id = sys::rd_kafka_TopicDescription_topic_id(*topic);
         if id.is_null() {
             return Err(failed(RDKafkaErrorCode::UnsupportedVersion));
@@ -112,7 +121,7 @@ pub(crate) fn describe_topic(
             sys::rd_kafka_Uuid_most_significant_bits(id).cast_unsigned(),
             sys::rd_kafka_Uuid_least_significant_bits(id).cast_unsigned(),
         );
-        Ok(Described { id, partitions: i32::try_from(partitions).unwrap_or(i32::MAX) })
+        Ok(Described { id, partitions: i32::try_from(count).unwrap_or(i32::MAX), replication })
     }
 }
 

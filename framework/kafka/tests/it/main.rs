@@ -13,4 +13,5 @@ mod properties;
 mod reading;
 mod secrets;
 mod secure;
+mod topics;
 mod unreadable;
