@@ -17,6 +17,8 @@ pub(crate) fn kind(code: Code) -> LogErrorKind {
         | Code::UnknownMemberId
         | Code::RebalanceInProgress
         | Code::FencedInstanceId
+        | Code::FencedMemberEpoch
+        | Code::StaleMemberEpoch
         | Code::AssignmentLost => LogErrorKind::StaleGeneration,
         Code::InconsistentGroupProtocol | Code::GroupMaxSizeReached => LogErrorKind::GroupInUse,
         Code::TopicAuthorizationFailed

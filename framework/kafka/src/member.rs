@@ -1,5 +1,7 @@
 //! A member of a group: a client that does nothing but belong to it. It is given partitions and reads none of them; that
-//! is done by clients without a group (`fetcher`), so a rebalance stops nobody's reading.
+//! is done by clients without a group (`fetcher`), so a rebalance stops nobody's reading. In the classic protocol the
+//! client holds none of what it is given. In the newer one (KIP-848) its heartbeats tell the broker what it holds, and
+//! what it does not hold is another's: there it holds all of it, paused.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -74,8 +76,8 @@ struct State {
     owned: HashMap<PartitionId, Owned>,
     /// What the group asked for and was not answered.
     asked: HashSet<PartitionId>,
-    /// Whether the client waits for that answer.
-    waits: bool,
+    /// What the client waits to be answered with, if it waits: what it is to let go of.
+    waits: Option<TopicPartitionList>,
 }
 
 struct Owned {
@@ -123,26 +125,35 @@ impl ConsumerContext for Rebalances {
                 Some(PartitionId { topic, partition: element.partition() })
             })
             .collect();
-        // The answers name nothing: nothing was taken into the client, which only belongs to the group.
-        let nothing = TopicPartitionList::new();
+        // In the classic protocol the answers name nothing: nothing was taken into the client.
+        let held = if member.shared.options.coordinated() { list.clone() } else { TopicPartitionList::new() };
         let answered = match what {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
+                let taken = hold(client, held);
                 member.on_assigned(client, partitions);
-                client.incremental_assign(&nothing)
+                taken
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
-                if member.on_revoked(client, partitions, client.assignment_lost()) {
+                if member.on_revoked(client, partitions, &held) {
                     // Answered when the last of them was given back.
                     return;
                 }
-                client.incremental_unassign(&nothing)
+                client.incremental_unassign(&held)
             }
-            _ => client.incremental_unassign(&nothing),
+            _ => client.incremental_unassign(&held),
         };
         if let Err(error) = answered {
             tracing::warn!(group = member.group, %error, "a rebalance could not be answered");
         }
     }
+}
+
+/// Takes partitions into the client, which reads nothing of them.
+fn hold(client: &Client, mut held: TopicPartitionList) -> Result<(), KafkaError> {
+    // From the end on until it is paused: nothing is fetched, and no settled offset is looked for.
+    held.set_all_offsets(Given::End)?;
+    client.incremental_assign(&held)?;
+    if held.count() == 0 { Ok(()) } else { client.pause(&held) }
 }
 
 impl Member {
@@ -205,8 +216,9 @@ impl Member {
         while !self.leaving.is_cancelled() {
             match client.poll(BEAT) {
                 None => {}
+                // Written between `incremental_assign` and `pause`.
                 Some(Ok(_)) => {
-                    tracing::warn!(group = self.group, "a member that reads nothing was given a record")
+                    tracing::debug!(group = self.group, "a member that reads nothing was given a record");
                 }
                 Some(Err(error)) => self.on_error(error),
             }
@@ -262,10 +274,15 @@ impl Member {
     }
 
     /// Whether the answer has to wait for the one who owns the partitions.
-    fn on_revoked(&self, client: &Client, mut partitions: Vec<PartitionId>, lost: bool) -> bool {
+    fn on_revoked(
+        &self,
+        client: &Client,
+        mut partitions: Vec<PartitionId>,
+        held: &TopicPartitionList,
+    ) -> bool {
         let mut state = self.state();
         partitions.retain(|partition| state.owned.contains_key(partition));
-        if lost || self.leaving.is_cancelled() {
+        if client.assignment_lost() || self.leaving.is_cancelled() {
             for partition in &partitions {
                 state.owned.remove(partition);
             }
@@ -281,7 +298,7 @@ impl Member {
             return false;
         }
         state.asked.extend(partitions.iter().cloned());
-        state.waits = true;
+        state.waits = Some(held.clone());
         self.tell(Told::Revoking(partitions));
         true
     }
@@ -299,7 +316,7 @@ impl Member {
     /// Answers a revoke once all of it was given back, or was lost meanwhile.
     fn answer(&self, client: &Client) {
         let mut state = self.state();
-        if !state.waits {
+        if state.waits.is_none() {
             return;
         }
         if !state.asked.is_empty() {
@@ -312,9 +329,9 @@ impl Member {
             }
             self.tell(Told::Lost(lost));
         }
-        state.waits = false;
+        let Some(held) = state.waits.take() else { return };
         drop(state);
-        if let Err(error) = client.incremental_unassign(&TopicPartitionList::new()) {
+        if let Err(error) = client.incremental_unassign(&held) {
             tracing::warn!(group = self.group, %error, "a revoke could not be answered");
         }
     }
@@ -393,9 +410,21 @@ impl Member {
             results.push(due.map(drop));
         }
         // After the judgements: what it proves is no older than what they saw.
-        let proof = self.state().proof.clone();
+        let proof = self.proof();
         let due = proof.filter(|_| !moved.is_empty()).map(|proof| Due { offsets, proof, moved });
         (due, results)
+    }
+
+    /// What this process can prove. In the newer protocol the number of a member's generation moves without a word to it;
+    /// a member that was put out gets no new number before it has answered that all was lost, so the newest one proves
+    /// what `owned` says too.
+    fn proof(&self) -> Option<Arc<GroupMetadata>> {
+        if self.shared.options.coordinated()
+            && let Some(client) = self.client()
+        {
+            return GroupMetadata::of(&*client).map(Arc::new);
+        }
+        self.state().proof.clone()
     }
 
     /// Notes what was stored.

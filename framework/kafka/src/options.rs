@@ -41,6 +41,8 @@ impl KafkaOptions {
     ///   environments can share one;
     /// - `insecure`: allows a cluster that is not on this machine without encryption, a password that is sent without it,
     ///   and certificates that are not verified;
+    /// - `group.protocol=consumer`: groups are assigned by their broker (KIP-848; Apache Kafka 4.0), which then decides how
+    ///   soon a silent member is put out; `classic` by default;
     /// - any property of librdkafka by its own name, such as `security.protocol=sasl_ssl`, `sasl.mechanism=SCRAM-SHA-512`,
     ///   `sasl.username=alice`, `ssl.ca.location=/etc/ca.pem`, `linger.ms=5`. One that would undo a promise is refused
     ///   with the reason. The secret ones (`sasl.password`, `ssl.key.password`, `ssl.key.pem`, `ssl.keystore.password`)
@@ -223,16 +225,24 @@ impl KafkaOptions {
         config
     }
 
+    /// Whether groups are assigned by their broker (KIP-848) and not by one of their members.
+    pub(crate) fn coordinated(&self) -> bool {
+        self.properties
+            .get("group.protocol")
+            .is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+    }
+
     /// Of a member of a group.
     pub(crate) fn member(&self, group: &str) -> ClientConfig {
         let mut config = self.reading();
-        config
-            .set("group.id", group)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("enable.partition.eof", "false")
-            // A hand-over waits for heartbeats.
-            .set("heartbeat.interval.ms", "500")
-            .set("session.timeout.ms", "6000");
+        config.set("group.id", group).set("enable.partition.eof", "false");
+        if !self.coordinated() {
+            config
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                // A hand-over waits for heartbeats.
+                .set("heartbeat.interval.ms", "500")
+                .set("session.timeout.ms", "6000");
+        }
         self.properties.apply(&mut config, Role::Reads);
         config
     }

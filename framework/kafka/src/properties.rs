@@ -201,7 +201,6 @@ fn refused(name: &str) -> Option<&'static str> {
         "check.crcs" => "damaged records are never delivered",
         "group.id"
         | "group.instance.id"
-        | "group.protocol"
         | "group.protocol.type"
         | "group.remote.assignor"
         | "partition.assignment.strategy" => GROUP,

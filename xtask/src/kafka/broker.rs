@@ -179,6 +179,11 @@ share.coordinator.state.topic.replication.factor={replicas}
 share.coordinator.state.topic.min.isr={in_sync}
 # Else the first member of a group waits for 3 s.
 group.initial.rebalance.delay.ms=0
+# As our members ask for in the older protocol: hand-overs wait for heartbeats.
+group.consumer.heartbeat.interval.ms=500
+group.consumer.min.heartbeat.interval.ms=500
+group.consumer.session.timeout.ms=6000
+group.consumer.min.session.timeout.ms=6000
 {settings}"
     )
 }

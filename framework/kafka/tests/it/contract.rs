@@ -29,3 +29,29 @@ mod shared {
 
     aqueduct_testkit::shared_group_tests!(make);
 }
+
+/// Groups that are assigned by their broker (KIP-848).
+mod coordinated {
+    use super::*;
+
+    async fn open(prefix: &str) -> Arc<dyn CommitLog> {
+        super::open(&format!("{prefix}&group.protocol=consumer")).await
+    }
+
+    async fn make() -> (Arc<dyn CommitLog>, ()) {
+        (open(&cluster::prefix()).await, ())
+    }
+
+    aqueduct_testkit::contract_tests!(make);
+
+    mod shared {
+        use super::*;
+
+        async fn make() -> ([Arc<dyn CommitLog>; 2], ()) {
+            let prefix = cluster::prefix();
+            ([open(&prefix).await, open(&prefix).await], ())
+        }
+
+        aqueduct_testkit::shared_group_tests!(make);
+    }
+}

@@ -80,7 +80,7 @@ fn a_property_that_would_undo_a_promise_is_refused_with_the_reason() {
         ("check.crcs", "false", "damaged records"),
         ("group.id", "mine", "in its own way"),
         ("group.instance.id", "me", "in its own way"),
-        ("group.protocol", "consumer", "in its own way"),
+        ("group.protocol.type", "consumer", "in its own way"),
         ("partition.assignment.strategy", "range", "in its own way"),
         ("bootstrap.servers", "elsewhere:1", "the hosts of the URL"),
         ("metadata.broker.list", "elsewhere:1", "the hosts of the URL"),
