@@ -1,7 +1,5 @@
 //! A member of a group: a client that does nothing but belong to it. It is given partitions and reads none of them; that
-//! is done by clients without a group (`fetcher`), so a rebalance stops nobody's reading. In the classic protocol the
-//! client holds none of what it is given. In the newer one (KIP-848) its heartbeats tell the broker what it holds, and
-//! what it does not hold is another's: there it holds all of it, paused.
+//! is done by clients without a group (`fetcher`), so a rebalance stops nobody's reading.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -76,8 +74,8 @@ struct State {
     owned: HashMap<PartitionId, Owned>,
     /// What the group asked for and was not answered.
     asked: HashSet<PartitionId>,
-    /// What the client waits to be answered with, if it waits: what it is to let go of.
-    waits: Option<TopicPartitionList>,
+    /// Whether the client waits for that answer.
+    waits: bool,
 }
 
 struct Owned {
@@ -125,35 +123,27 @@ impl ConsumerContext for Rebalances {
                 Some(PartitionId { topic, partition: element.partition() })
             })
             .collect();
-        // In the classic protocol the answers name nothing: nothing was taken into the client.
-        let held = if member.shared.options.coordinated() { list.clone() } else { TopicPartitionList::new() };
+        // The answers name nothing: nothing was taken into the client, which only belongs to the group. With KIP-848 too: what
+        // it tells the broker that it has is what it was given and has answered.
+        let nothing = TopicPartitionList::new();
         let answered = match what {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => {
-                let taken = hold(client, held);
                 member.on_assigned(client, partitions);
-                taken
+                client.incremental_assign(&nothing)
             }
             RDKafkaRespErr::RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS => {
-                if member.on_revoked(client, partitions, &held) {
+                if member.on_revoked(client, partitions, client.assignment_lost()) {
                     // Answered when the last of them was given back.
                     return;
                 }
-                client.incremental_unassign(&held)
+                client.incremental_unassign(&nothing)
             }
-            _ => client.incremental_unassign(&held),
+            _ => client.incremental_unassign(&nothing),
         };
         if let Err(error) = answered {
             tracing::warn!(group = member.group, %error, "a rebalance could not be answered");
         }
     }
-}
-
-/// Takes partitions into the client, which reads nothing of them.
-fn hold(client: &Client, mut held: TopicPartitionList) -> Result<(), KafkaError> {
-    // From the end on until it is paused: nothing is fetched, and no settled offset is looked for.
-    held.set_all_offsets(Given::End)?;
-    client.incremental_assign(&held)?;
-    if held.count() == 0 { Ok(()) } else { client.pause(&held) }
 }
 
 impl Member {
@@ -216,9 +206,8 @@ impl Member {
         while !self.leaving.is_cancelled() {
             match client.poll(BEAT) {
                 None => {}
-                // Written between `incremental_assign` and `pause`.
                 Some(Ok(_)) => {
-                    tracing::debug!(group = self.group, "a member that reads nothing was given a record");
+                    tracing::warn!(group = self.group, "a member that reads nothing was given a record")
                 }
                 Some(Err(error)) => self.on_error(error),
             }
@@ -274,15 +263,10 @@ impl Member {
     }
 
     /// Whether the answer has to wait for the one who owns the partitions.
-    fn on_revoked(
-        &self,
-        client: &Client,
-        mut partitions: Vec<PartitionId>,
-        held: &TopicPartitionList,
-    ) -> bool {
+    fn on_revoked(&self, client: &Client, mut partitions: Vec<PartitionId>, lost: bool) -> bool {
         let mut state = self.state();
         partitions.retain(|partition| state.owned.contains_key(partition));
-        if client.assignment_lost() || self.leaving.is_cancelled() {
+        if lost || self.leaving.is_cancelled() {
             for partition in &partitions {
                 state.owned.remove(partition);
             }
@@ -298,7 +282,7 @@ impl Member {
             return false;
         }
         state.asked.extend(partitions.iter().cloned());
-        state.waits = Some(held.clone());
+        state.waits = true;
         self.tell(Told::Revoking(partitions));
         true
     }
@@ -316,7 +300,7 @@ impl Member {
     /// Answers a revoke once all of it was given back, or was lost meanwhile.
     fn answer(&self, client: &Client) {
         let mut state = self.state();
-        if state.waits.is_none() {
+        if !state.waits {
             return;
         }
         if !state.asked.is_empty() {
@@ -329,9 +313,9 @@ impl Member {
             }
             self.tell(Told::Lost(lost));
         }
-        let Some(held) = state.waits.take() else { return };
+        state.waits = false;
         drop(state);
-        if let Err(error) = client.incremental_unassign(&held) {
+        if let Err(error) = client.incremental_unassign(&TopicPartitionList::new()) {
             tracing::warn!(group = self.group, %error, "a revoke could not be answered");
         }
     }

@@ -9,6 +9,7 @@
 mod bad_input;
 mod cluster;
 mod contract;
+mod coordinated;
 mod properties;
 mod reading;
 mod secrets;

@@ -44,7 +44,8 @@ impl Topic {
     fn batch(&self, codec: &str, from: Offset) {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", cluster::url().trim_start_matches("kafka://"));
-        config.set("linger.ms", "500").set("compression.type", codec);
+        // The flush ends the waiting.
+        config.set("linger.ms", "60000").set("compression.type", codec);
         let producer: BaseProducer = config.create().unwrap();
         for number in from..from + 10 {
             // The same, so that it is worth compressing.
