@@ -30,8 +30,9 @@ const LOOK: Duration = Duration::from_secs(5);
 /// How long to wait before reading anew what is there and was said not to be.
 const RESTART: Duration = Duration::from_millis(100);
 
-/// How long it is tried whether there is something to read behind what cannot be read.
-const TRIAL: Duration = Duration::from_secs(2);
+/// How long it is tried whether there is something to read behind what cannot be read. Where it is too short, the range ends
+/// early, and the rest of it is told once that was passed.
+const TRIAL: Duration = Duration::from_secs(10);
 
 /// A place in a partition.
 pub(crate) struct KafkaReader {
