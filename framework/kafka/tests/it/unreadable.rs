@@ -20,6 +20,8 @@ use crate::cluster;
 const LENGTH: usize = 8;
 const CRC: usize = 17;
 const ATTRIBUTES: usize = 21;
+/// Of the last record from the first.
+const DELTA: usize = 23;
 const RECORDS: usize = 61;
 
 struct Topic {
@@ -65,6 +67,7 @@ impl Topic {
             at += LENGTH + 4 + number(at + LENGTH);
         }
         let mut batch = bytes[at..at + LENGTH + 4 + number(at + LENGTH)].to_vec();
+        assert_eq!(batch[DELTA..DELTA + 4], 9_u32.to_be_bytes(), "a batch of ten");
         harm(&mut batch);
         OpenOptions::new().write(true).open(path).unwrap().write_all_at(&batch, at as u64).unwrap();
     }
