@@ -67,7 +67,7 @@ fn publishing(
     Ok(Box::new(Publishing::new(name, against, options.events(500_000), bar, cluster)?))
 }
 
-const ROWS: [(&str, Make); 9] = [
+const ROWS: [(&str, Make); 10] = [
     ("publish-all", |name, options, cluster| {
         publishing(name, options, cluster, Against::Threaded, Some(0.95))
     }),
