@@ -38,10 +38,8 @@ impl Outlet {
         let outcomes = told.await.map_err(|_| {
             (0, LogError::new(LogErrorKind::UnknownOutcome, "the producer ended before the answer came"))
         })?;
-        let mut stored = 0;
-        for outcome in outcomes {
+        for (stored, outcome) in outcomes.into_iter().enumerate() {
             outcome.map_err(|error| (stored, error))?;
-            stored += 1;
         }
         Ok(())
     }
