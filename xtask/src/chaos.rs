@@ -1,21 +1,29 @@
-//! Real processes on the embedded log under kills, pauses, full disks and damage; the independent checker decides.
+//! Real processes on a log under kills, pauses, full disks and damage, and on Kafka under what befalls its brokers and
+//! connections too; the independent checker decides.
 
 use std::path::PathBuf;
 
+use anyhow::bail;
 use clap::{Args, ValueEnum};
 
-use crate::run::{command, root, step, target};
+use crate::{
+    kafka,
+    run::{command, root, step, target},
+};
 
 #[derive(Debug, Args)]
 pub(crate) struct Options {
     /// The log.
     log: Log,
     /// The long form: all kinds of harm on publishers and two groups, for this long.
-    #[arg(long, required_unless_present = "short", conflicts_with = "short")]
+    #[arg(long, required_unless_present_any = ["short", "minute"], conflicts_with = "short")]
     minutes: Option<u64>,
-    /// The short scenarios, one after the other.
+    /// On the embedded log the short scenarios, one after the other; on Kafka at most ten minutes.
     #[arg(long)]
     short: bool,
+    /// On Kafka, one storm of less than a minute.
+    #[arg(long, conflicts_with_all = ["short", "minutes", "only"])]
+    minute: bool,
     /// Of the short scenarios this one: `chaos run --help` lists them.
     #[arg(long, requires = "short")]
     only: Option<String>,
@@ -30,19 +38,25 @@ pub(crate) struct Options {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Log {
     Embedded,
+    Kafka,
 }
 
 impl Options {
     /// The short scenarios, as the test command runs them.
     pub(crate) fn short() -> Self {
         let dir = "target/chaos".into();
-        Self { log: Log::Embedded, minutes: None, short: true, only: None, seed: None, dir }
+        Self { log: Log::Embedded, minutes: None, short: true, minute: false, only: None, seed: None, dir }
+    }
+
+    /// One storm on Kafka, as the test command runs it.
+    pub(crate) fn minute() -> Self {
+        Self { log: Log::Kafka, short: false, minute: true, ..Self::short() }
     }
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let Log::Embedded = options.log;
-    step(&mut command("cargo build --release --package chaos --package checker"))?;
+    let packages = "--package chaos --package checker --package kafka-observer";
+    step(&mut command(&format!("cargo build --release --locked {packages}")))?;
     let mut chaos = command(&target().join("release/chaos").display().to_string());
     chaos.arg("run").arg("--dir").arg(root().join(&options.dir));
     if let Some(seed) = options.seed {
@@ -55,5 +69,17 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         let commit = command("git rev-parse --short HEAD").output()?;
         chaos.args(["--minutes", &minutes.to_string(), "--commit", String::from_utf8(commit.stdout)?.trim()]);
     }
-    step(&mut chaos)
+    match options.log {
+        Log::Embedded if options.minute => bail!("--minute is a form of `chaos kafka`"),
+        Log::Embedded => step(&mut chaos),
+        Log::Kafka if options.only.is_some() => bail!("--only is of `chaos embedded`"),
+        Log::Kafka => {
+            let folder = target().join("kafka-chaos");
+            if options.minute {
+                chaos.arg("--minute");
+            }
+            chaos.arg("--kafka").arg(&folder).arg("--xtask").arg(std::env::current_exe()?);
+            kafka::with_cluster(&folder, || step(&mut chaos))
+        }
+    }
 }

@@ -56,6 +56,9 @@ enum Command {
     },
     /// Real Apache Kafka on this machine.
     Kafka {
+        /// The cluster's folder, where it is not `target/kafka`.
+        #[arg(long, global = true)]
+        cluster: Option<PathBuf>,
         #[command(subcommand)]
         action: kafka::Action,
     },
@@ -76,7 +79,7 @@ fn main() -> anyhow::Result<()> {
         Command::Shuttle => bugs::schedules(),
         Command::Test => test::run(),
         Command::Data { dir, out, from, to } => data::convert(&dir, &out, from.as_deref(), to.as_deref()),
-        Command::Kafka { action } => kafka::run(&action),
+        Command::Kafka { cluster, action } => kafka::run(&action, cluster.as_deref()),
         Command::Kills(options) => kills::run(&options),
         Command::Measure(options) => measure::run(&options),
     }

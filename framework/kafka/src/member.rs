@@ -348,6 +348,16 @@ impl Member {
         )
     }
 
+    /// The group has moved on, and this process, which may not have lost anything by it, has not heard how: no other
+    /// owner is proved by that.
+    pub(crate) fn unheard(&self, refused: LogError, owns: impl FnOnce() -> bool) -> LogError {
+        if refused.kind() == LogErrorKind::StaleGeneration && owns() {
+            let message = format!("group {} is being rebalanced, and no end of it was heard of", self.group);
+            return LogError::with_source(LogErrorKind::Unreachable, message, refused);
+        }
+        refused
+    }
+
     pub(crate) fn check(&self) -> Result<(), LogError> {
         self.shared.check()?;
         if !self.leaving.is_cancelled() {
@@ -452,7 +462,8 @@ impl Member {
                     self.stored([&(partition.clone(), *generation, *offset)]);
                 } else if let Some(at) = at {
                     let tried = format!("cannot settle {partition} of group {} at {offset}", self.group);
-                    results[at] = Err(error(&tried, code, &code.to_string()));
+                    let refused = error(&tried, code, &code.to_string());
+                    results[at] = Err(self.unheard(refused, || self.owns(partition, *generation)));
                 }
             }
             return results;

@@ -130,12 +130,12 @@ impl Shared {
     pub(crate) fn describe(&self, topic: &TopicName) -> Result<Option<TopicInfo>, LogError> {
         let tried = || format!("cannot describe topic {topic}");
         let (wire, asking) = (self.wire(topic.as_str()), self.native());
-        let described = match native::describe_topic(&asking, &wire, PATIENCE) {
+        let described = match self.ask(cut_off, || native::describe_topic(&asking, &wire, PATIENCE)) {
             Ok(described) => described,
             Err((Code::UnknownTopicOrPartition | Code::UnknownTopic, _)) => return Ok(None),
             Err((code, said)) => return Err(error(&tried(), code, &said)),
         };
-        let configs = match native::configs(&asking, &wire, PATIENCE) {
+        let configs = match self.ask(cut_off, || native::configs(&asking, &wire, PATIENCE)) {
             Ok(configs) => configs,
             Err((Code::UnknownTopicOrPartition, _)) => return Ok(None),
             Err((code, said)) => return Err(error(&tried(), code, &said)),
@@ -194,7 +194,8 @@ impl Shared {
             .extend(spec.min_insync_replicas.map(|replicas| ("min.insync.replicas", replicas.to_string())));
         let (wire, asking) = (self.checked("topic", topic.as_str())?, self.native());
         let replication = spec.replication.unwrap_or(self.options.replication);
-        match native::create_topic(&asking, &wire, partitions, replication, &configs, PATIENCE) {
+        let create = || native::create_topic(&asking, &wire, partitions, replication, &configs, PATIENCE);
+        match self.ask(cut_off, create) {
             Ok(()) | Err((Code::TopicAlreadyExists, _)) => {}
             Err((code, said)) => return Err(error(&format!("cannot make topic {topic}"), code, &said)),
         }
@@ -225,6 +226,23 @@ impl Shared {
         let mut known = self.partitions.write().unwrap_or_else(PoisonError::into_inner);
         known.insert(topic.clone(), info.spec.partitions.unwrap_or(1));
         Ok(())
+    }
+
+    /// Asks again while the failure `passes`.
+    fn ask<T>(
+        &self,
+        passes: fn(Code) -> bool,
+        ask: impl Fn() -> Result<T, (Code, String)>,
+    ) -> Result<T, (Code, String)> {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            match ask() {
+                Err((code, _)) if Instant::now() < until && passes(code) && !self.closed.is_cancelled() => {
+                    thread::sleep(AGAIN);
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// Asks again while the cluster has to find itself: a partition that was just made, or whose leader moves.
@@ -305,30 +323,22 @@ impl Shared {
         for (topic, partition) in partitions {
             list.add_partition(&self.wire(topic.as_str()), *partition);
         }
-        let (asking, until) = (self.native(), Instant::now() + PATIENCE);
-        loop {
-            self.check()?;
-            match native::group_offsets(&asking, group, &list, PATIENCE) {
-                Ok(offsets) => return Ok(offsets),
-                // A transaction that settles them is being ended, or the group's broker is being found.
-                Err((code, _)) if Instant::now() < until && passes(code) => {
-                    thread::sleep(AGAIN);
-                }
-                Err((code, said)) => {
-                    return Err(error(
-                        &format!("cannot ask for the settled offsets of group {group}"),
-                        code,
-                        &said,
-                    ));
-                }
-            }
-        }
+        let asking = self.native();
+        // A transaction that settles them may be being ended, or the group's broker being found.
+        self.ask(passes, || native::group_offsets(&asking, group, &list, PATIENCE)).map_err(|(code, said)| {
+            error(&format!("cannot ask for the settled offsets of group {group}"), code, &said)
+        })
     }
+}
+
+/// Whether a request met a broker that went away, or was another's by then: the client asks the next.
+fn cut_off(code: Code) -> bool {
+    matches!(code, Code::BrokerTransportFailure | Code::NotController)
 }
 
 /// Whether asking again soon may help. Who asks has seen that the topic exists.
 fn passes(code: Code) -> bool {
-    matches!(
+    let moves = matches!(
         code,
         Code::UnstableOffsetCommit
             | Code::NotCoordinator
@@ -342,5 +352,6 @@ fn passes(code: Code) -> bool {
             | Code::UnknownTopicOrPartition
             | Code::UnknownTopic
             | Code::UnknownPartition
-    )
+    );
+    moves || cut_off(code)
 }

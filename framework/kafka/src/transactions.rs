@@ -140,7 +140,13 @@ impl Inner {
                     return Ok(positions);
                 }
                 Err(Failed::Rebalance(_)) if Instant::now() < until => thread::sleep(BEAT),
-                Err(Failed::Rebalance(error) | Failed::Other(error)) => return Err(error),
+                Err(Failed::Rebalance(error)) => {
+                    let moved = due.iter().flat_map(|due| &due.moved);
+                    let mut moved = moved.map(|(partition, generation, _)| (partition, *generation));
+                    let owns = || moved.all(|(partition, generation)| member.owns(partition, generation));
+                    return Err(member.unheard(error, owns));
+                }
+                Err(Failed::Other(error)) => return Err(error),
             }
         }
     }

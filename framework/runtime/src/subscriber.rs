@@ -144,13 +144,17 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
                     running.drain(deadline).await;
                     // Leaving is a courtesy: a client that hangs must not hold the drain up.
                     let closed = tokio::time::timeout(LEAVE, running.consumer.close()).await;
-                    result.map_err(fail)?;
-                    match closed {
-                        Ok(closed) => closed.map_err(fail)?,
-                        Err(_) => tracing::warn!(
-                            subscription = name,
-                            "the log did not let it leave its group in time"
-                        ),
+                    let closed = closed.unwrap_or_else(|_| {
+                        let late = "the log did not let it leave its group in time";
+                        tracing::warn!(subscription = name, late);
+                        Ok(())
+                    });
+                    match result.and(closed) {
+                        // Nobody needs a client any more.
+                        Err(error) if can_be_made_anew(&error) => {
+                            tracing::warn!(subscription = name, %error, "the log's client died while it drained");
+                        }
+                        ended => ended.map_err(fail)?,
                     }
                     return Ok(Drained { unfinished: running.unfinished });
                 }

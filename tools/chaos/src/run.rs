@@ -1,21 +1,26 @@
 //! The scenarios: each starts processes, does harm of one kind, and lets the checker decide.
 
+mod brokers;
+mod cluster;
 mod damage;
 mod drains;
 mod full;
 mod inside;
+mod kafka;
 mod kills;
 mod letters;
 mod long;
 mod parked;
 mod pauses;
+mod play;
+mod proxy;
 mod roster;
 mod stage;
 mod stalls;
 mod sync_errors;
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     path::PathBuf,
     time::{Duration, Instant},
@@ -24,6 +29,9 @@ use std::{
 use anyhow::ensure;
 use checker::{Kind, Report, Verdict};
 use clap::{Args, ValueEnum};
+
+use cluster::Cluster;
+use kafka::Form;
 
 use crate::random::Random;
 
@@ -69,6 +77,15 @@ pub(crate) struct Options {
     /// Of the short scenarios, this one alone.
     #[arg(long)]
     only: Option<Scenario>,
+    /// On the Kafka cluster in this folder, whose brokers leave their ports to a proxy.
+    #[arg(long, requires = "xtask")]
+    kafka: Option<PathBuf>,
+    /// The program that runs the cluster.
+    #[arg(long)]
+    xtask: Option<PathBuf>,
+    /// On Kafka: one storm of less than a minute.
+    #[arg(long)]
+    minute: bool,
 }
 
 /// What a scenario came to.
@@ -80,6 +97,9 @@ pub(crate) struct Judged {
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let seed = options.seed.unwrap_or_else(|| RandomState::new().hash_one(0) >> 32);
+    if let (Some(folder), Some(xtask)) = (&options.kafka, &options.xtask) {
+        return on_kafka(options, Cluster::load(folder, xtask)?, seed);
+    }
     if let Some(minutes) = options.minutes {
         println!("seed {seed}, {minutes} minutes");
         return long(options, minutes, seed);
@@ -127,13 +147,33 @@ fn long(options: &Options, minutes: u64, seed: u64) -> anyhow::Result<()> {
         "ledger: | {} | {seed} | {minutes} | {} | {} | {} | {} | {verdict} |",
         options.commit,
         count("fault kill"),
-        count("fault pause"),
+        count("fault pause") + count("fault long pause"),
         count("drains"),
         count("acknowledged"),
     );
     ensure!(judged.report.passed(), "the files are in {}", dir.display());
     std::fs::remove_dir_all(&dir)?;
     Ok(())
+}
+
+fn on_kafka(options: &Options, cluster: Cluster, seed: u64) -> anyhow::Result<()> {
+    let form = match options.minutes {
+        Some(minutes) => Form::minutes(minutes),
+        None if options.minute => Form::MINUTE,
+        None => Form::SHORT,
+    };
+    println!("\n== chaos kafka, {} s, seed {seed}", form.length.as_secs());
+    let dir = options.dir.join("kafka");
+    let judged = kafka::run(&dir, cluster, Random::new(seed), form)?;
+    println!("{}\n{}", judged.report, judged.note);
+    ensure!(judged.report.passed(), "the files are in {}; again with --seed {seed}", dir.display());
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+/// The kinds of faults that stop a process where it stands, with a lock of the database in its hands perhaps.
+fn stops() -> BTreeSet<String> {
+    ["pause", "long pause"].map(str::to_owned).into()
 }
 
 /// Members of each group.

@@ -11,10 +11,14 @@ mod observation;
 mod recorder;
 mod report;
 mod rules;
+mod sampler;
+mod stored;
 
 pub use crc::crc32;
 pub use history::{History, HistoryError};
 pub use observation::{Finished, Line, Observation, Outcome, PartitionId, Place, Sent, Stalled, WriteKind};
-pub use recorder::{Recorder, now};
+pub use recorder::{Recorder, boot_minus_wall, now};
 pub use report::{Kind, Report, Verdict};
 pub use rules::{Rules, Subscription};
+pub use sampler::{Sampler, until_told};
+pub use stored::Stored;

@@ -32,13 +32,18 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Read a log to its end, and the effects in services' databases.
+    /// Read a log to its end.
     Read {
         /// The log's file.
         log: PathBuf,
-        /// A database with a table `effect`.
+        /// The file of observations.
         #[arg(long)]
-        database: Vec<PathBuf>,
+        out: PathBuf,
+    },
+    /// Read the effects in a service's database.
+    Effects {
+        /// A database with a table `effect`.
+        database: PathBuf,
         /// The file of observations.
         #[arg(long)]
         out: PathBuf,
@@ -51,16 +56,18 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
-    /// Print how many records wait for these groups, and how many rows in these outboxes.
+    /// Print how many records wait for these groups.
     Lag {
         /// The log's file.
         log: PathBuf,
         /// `GROUP=TOPIC`, for each topic of each group.
         #[arg(long, value_parser = pair)]
         reads: Vec<(String, String)>,
-        /// A service's database.
-        #[arg(long)]
-        database: Vec<PathBuf>,
+    },
+    /// Print how many rows wait in a service's outbox.
+    Outbox {
+        /// The database.
+        database: PathBuf,
     },
     /// Decide: 0 for kept, 1 for broken, 2 for void.
     Check {
@@ -78,16 +85,17 @@ enum Command {
 fn main() -> anyhow::Result<ExitCode> {
     match Options::parse().command {
         Command::Watch { log, out } => watch::run(&log, &recorder(&out)?)?,
-        Command::Read { log, database, out } => {
-            let recorder = recorder(&out)?;
-            embedded::read(&log, &recorder).with_context(|| format!("cannot read {}", log.display()))?;
-            for database in database {
-                embedded::effects(&database, &recorder)
-                    .with_context(|| format!("cannot read {}", database.display()))?;
-            }
+        Command::Read { log, out } => {
+            embedded::read(&log, &recorder(&out)?)
+                .with_context(|| format!("cannot read {}", log.display()))?;
+        }
+        Command::Effects { database, out } => {
+            embedded::effects(&database, &recorder(&out)?)
+                .with_context(|| format!("cannot read {}", database.display()))?;
         }
         Command::Gone { log, out } => embedded::gone(&embedded::open(&log)?, &recorder(&out)?)?,
-        Command::Lag { log, reads, database } => println!("{}", embedded::lag(&log, &reads, &database)?),
+        Command::Lag { log, reads } => println!("{}", embedded::lag(&log, &reads)?),
+        Command::Outbox { database } => println!("{}", embedded::outbox(&database)?),
         Command::Check { folder, rules, json } => return check(&folder, &rules, json.as_deref()),
     }
     Ok(ExitCode::SUCCESS)

@@ -19,6 +19,15 @@ pub fn now() -> u64 {
     u64::try_from(micros).unwrap_or(0)
 }
 
+/// What to add to a wall time, in microseconds since 1970, to have one of [`now`]'s clock.
+///
+/// # Errors
+/// The host's clock stands before 1970.
+pub fn boot_minus_wall() -> Result<i128, std::time::SystemTimeError> {
+    let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_micros();
+    Ok(i128::from(now()).saturating_sub_unsigned(wall))
+}
+
 /// The file of one process.
 #[derive(Debug)]
 pub struct Recorder {

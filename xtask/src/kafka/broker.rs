@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
     secure,
-    state::{Broker, Cluster, nodes, shared},
+    state::{Behind, Broker, Cluster, nodes, shared},
 };
 
 /// How much of a dead broker's log is shown.
@@ -54,7 +54,11 @@ impl Broker {
     pub(super) fn listens(&self) -> bool {
         // A broker opens its listeners one after the other.
         let secure = self.secure_ports.into_iter().flat_map(|ports| [ports.tls, ports.mutual, ports.scram]);
-        std::iter::once(self.port).chain(secure).all(|port| TcpStream::connect(("127.0.0.1", port)).is_ok())
+        let plain = match self.behind {
+            Some(Behind { port, direct }) => vec![port, direct],
+            None => vec![self.port],
+        };
+        plain.into_iter().chain(secure).all(|port| TcpStream::connect(("127.0.0.1", port)).is_ok())
     }
 
     pub(super) fn life(&self) -> Life {
@@ -128,7 +132,7 @@ pub(super) fn start(cluster: &mut Cluster, number: usize) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn java(class: &str) -> Command {
+pub(super) fn java(class: &str) -> Command {
     let mut java = Command::new("java");
     java.arg("-Dorg.slf4j.simpleLogger.showDateTime=true");
     java.arg("-cp").arg(shared().join("jars/*")).arg(class);
@@ -157,13 +161,23 @@ fn settings(cluster: &Cluster, broker: &Broker) -> String {
     let data = data.display();
     let secure = broker.secure_ports.map(secure::listeners).unwrap_or_default();
     let secure::Listeners { listeners, protocols, settings } = secure;
+    let advertised = format!("PLAINTEXT://127.0.0.1:{port}{listeners}");
+    let (listens, advertised, protocols, settings) = match broker.behind {
+        None => (advertised.clone(), advertised, protocols.to_owned(), settings),
+        Some(Behind { port, direct }) => (
+            format!("PLAINTEXT://127.0.0.1:{port},DIRECT://127.0.0.1:{direct}{listeners}"),
+            format!("{advertised},DIRECT://127.0.0.1:{direct}"),
+            format!("{protocols},DIRECT:PLAINTEXT"),
+            format!("{settings}inter.broker.listener.name=DIRECT\n"),
+        ),
+    };
     format!(
         "process.roles=broker,controller
 node.id={id}
 controller.quorum.voters={voters}
 controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{port}{listeners},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}{listeners}
+listeners={listens},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={advertised}
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT{protocols}
 log.dirs={data}
 # A typing error makes no topic; clients make theirs.

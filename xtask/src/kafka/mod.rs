@@ -3,11 +3,14 @@
 
 mod broker;
 mod install;
+mod leaders;
 mod secure;
 mod state;
 
 use std::{
-    fs, thread,
+    fs,
+    path::Path,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -16,9 +19,9 @@ use clap::Subcommand;
 use rustix::process::Signal;
 
 use broker::Life;
-use state::{Broker, Cluster};
+use state::{Broker, Cluster, Listening};
 
-use crate::run::{command, step};
+use crate::run::{command, step, target};
 
 /// How long brokers may take until they listen: a cold JVM on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -55,14 +58,24 @@ pub(crate) enum Action {
     Resume { broker: u16 },
     /// Stop a broker in order, if it runs, and start it again.
     Restart { broker: u16 },
+    /// Give partitions of a topic another leader.
+    MoveLeader {
+        topic: String,
+        /// This one alone.
+        #[arg(long)]
+        partition: Option<i32>,
+    },
     /// Test the Kafka log against a broker of its own.
     Test,
 }
 
-pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
+pub(crate) fn run(action: &Action, cluster: Option<&Path>) -> anyhow::Result<()> {
+    if let Some(folder) = cluster {
+        state::step_aside(folder);
+    }
     match *action {
         Action::Up { brokers, port, fresh, secure } => {
-            show(&up(brokers, port, fresh, secure)?);
+            show(&up(brokers, port, fresh, Listening { secure, proxied: false })?);
             Ok(())
         }
         Action::Down => down(),
@@ -74,6 +87,7 @@ pub(crate) fn run(action: &Action) -> anyhow::Result<()> {
         Action::Pause { broker } => Cluster::load()?.signal(broker, Signal::STOP),
         Action::Resume { broker } => Cluster::load()?.signal(broker, Signal::CONT),
         Action::Restart { broker } => restart(broker),
+        Action::MoveLeader { ref topic, partition } => leaders::shift(&Cluster::load()?, topic, partition),
         Action::Test => test(),
     }
 }
@@ -101,10 +115,19 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
 
 /// Runs something with a broker of its own, beside one that may be there for the user.
 fn with_broker(secure: bool, run: impl FnOnce(&Cluster) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    state::step_aside();
+    state::step_aside(&target().join("kafka-test"));
     // A run that was killed may have left one.
     down()?;
-    let ran = up(1, None, true, secure).and_then(|cluster| run(&cluster));
+    let ran = up(1, None, true, Listening { secure, proxied: false }).and_then(|cluster| run(&cluster));
+    down()?;
+    ran
+}
+
+/// Runs something with three new brokers in `folder`, whose ports a proxy is to take.
+pub(crate) fn with_cluster(folder: &Path, run: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<()> {
+    state::step_aside(folder);
+    down()?;
+    let ran = up(3, None, true, Listening { secure: false, proxied: true }).and_then(|_| run());
     down()?;
     ran
 }
@@ -119,12 +142,13 @@ fn show(cluster: &Cluster) {
 }
 
 /// Starts what is not running.
-fn up(brokers: u16, port: Option<u16>, fresh: bool, secure: bool) -> anyhow::Result<Cluster> {
+fn up(brokers: u16, port: Option<u16>, fresh: bool, listening: Listening) -> anyhow::Result<Cluster> {
+    let _held = state::lock()?;
     let mut cluster = match Cluster::load_if_any()? {
         Some(cluster) if fresh => {
             let running = cluster.running();
             ensure!(running.is_empty(), "brokers {running:?} run; `cargo xtask kafka down` first");
-            let new = Cluster::new(brokers, port, secure)?;
+            let new = Cluster::new(brokers, port, listening)?;
             if state::nodes().exists() {
                 fs::remove_dir_all(state::nodes()).context("cannot remove the data of before")?;
             }
@@ -145,13 +169,13 @@ fn up(brokers: u16, port: Option<u16>, fresh: bool, secure: bool) -> anyhow::Res
                 first.unwrap_or_default()
             );
             ensure!(
-                !secure || cluster.is_secure(),
+                !listening.secure || cluster.is_secure(),
                 "the cluster in {} was made without secure listeners; ask for a new one with --fresh",
                 state::home().display()
             );
             cluster
         }
-        None => Cluster::new(brokers, port, secure)?,
+        None => Cluster::new(brokers, port, listening)?,
     };
     install::jars()?;
     if cluster.is_secure() {
@@ -166,13 +190,13 @@ fn up(brokers: u16, port: Option<u16>, fresh: bool, secure: bool) -> anyhow::Res
             cluster.save()?;
         }
     }
-    wait_until_listening(&cluster)?;
+    wait_until_listening(&cluster.brokers)?;
     Ok(cluster)
 }
 
-fn wait_until_listening(cluster: &Cluster) -> anyhow::Result<()> {
+fn wait_until_listening<'a>(brokers: impl IntoIterator<Item = &'a Broker>) -> anyhow::Result<()> {
     let started = Instant::now();
-    for broker in &cluster.brokers {
+    for broker in brokers {
         while !broker.listens() {
             ensure!(broker.life() != Life::Paused, "broker {} is paused; resume it", broker.id);
             if broker.life() == Life::Dead {
@@ -211,6 +235,7 @@ fn down() -> anyhow::Result<()> {
 }
 
 fn restart(number: u16) -> anyhow::Result<()> {
+    let held = state::lock()?;
     let mut cluster = Cluster::load()?;
     let broker = cluster.broker(number)?;
     broker.signal(Signal::CONT)?;
@@ -221,7 +246,8 @@ fn restart(number: u16) -> anyhow::Result<()> {
     }
     broker::start(&mut cluster, usize::from(number - 1))?;
     cluster.save()?;
-    wait_until_listening(&cluster)
+    drop(held);
+    wait_until_listening([cluster.broker(number)?])
 }
 
 fn status() -> anyhow::Result<()> {

@@ -1,10 +1,10 @@
 //! What is known of the cluster between two commands: ports and process ids.
 
 use std::{
-    fs,
+    fs::{self, File},
     hash::{BuildHasher, RandomState},
     net::TcpListener,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::OnceLock,
 };
 
@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 use super::{broker::Life, secure};
 use crate::run;
 
-/// Where the cluster of `cargo xtask test` is, while that runs: the one that a developer uses is left alone.
+/// Where the cluster is that this command means, where it is not the one of everyday.
 static ASIDE: OnceLock<PathBuf> = OnceLock::new();
 
-/// From here on, the cluster is another one.
-pub(super) fn step_aside() {
-    ASIDE.get_or_init(|| run::target().join("kafka-test"));
+/// From here on, the cluster is another one: that which a developer uses is left alone.
+pub(super) fn step_aside(folder: &Path) {
+    ASIDE.get_or_init(|| run::root().join(folder));
 }
 
 /// Where the cluster is.
@@ -50,10 +50,28 @@ pub(super) struct Broker {
     pub(super) id: u16,
     pub(super) port: u16,
     pub(super) controller_port: u16,
+    /// Where it listens in truth, where a proxy has its port.
+    pub(super) behind: Option<Behind>,
     /// Those of the listeners with encryption, where there are any.
     pub(super) secure_ports: Option<SecurePorts>,
     /// Its process, when it was last started.
     pub(super) pid: Option<i32>,
+}
+
+/// A broker behind a proxy, which other brokers, and whoever watches, do not go through.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Behind {
+    /// Where the proxy leads.
+    pub(super) port: u16,
+    /// Where other brokers and observers connect.
+    pub(super) direct: u16,
+}
+
+/// What listeners brokers have beside the plain one.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Listening {
+    pub(super) secure: bool,
+    pub(super) proxied: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +82,7 @@ pub(super) struct SecurePorts {
 }
 
 impl Cluster {
-    pub(super) fn new(brokers: u16, port: Option<u16>, secure: bool) -> anyhow::Result<Self> {
+    pub(super) fn new(brokers: u16, port: Option<u16>, listening: Listening) -> anyhow::Result<Self> {
         // Held until all are chosen, so that none is chosen twice.
         let mut held = Vec::new();
         let mut free = |wanted: u16| -> std::io::Result<u16> {
@@ -81,12 +99,14 @@ impl Cluster {
         for id in 1..=brokers {
             let port = if id == 1 { first } else { free(0)? };
             let controller_port = free(0)?;
-            let secure_ports = if secure {
+            let secure_ports = if listening.secure {
                 Some(SecurePorts { tls: free(0)?, mutual: free(0)?, scram: free(0)? })
             } else {
                 None
             };
-            all.push(Broker { id, port, controller_port, secure_ports, pid: None });
+            let behind =
+                if listening.proxied { Some(Behind { port: free(0)?, direct: free(0)? }) } else { None };
+            all.push(Broker { id, port, controller_port, behind, secure_ports, pid: None });
         }
         Ok(Self { id: random_id(), brokers: all })
     }
@@ -114,6 +134,12 @@ impl Cluster {
                 id: number(broker, "id")?,
                 port: number(broker, "port")?,
                 controller_port: number(broker, "controller_port")?,
+                behind: match broker.get("behind") {
+                    None | Some(Value::Null) => None,
+                    Some(ports) => {
+                        Some(Behind { port: number(ports, "port")?, direct: number(ports, "direct")? })
+                    }
+                },
                 secure_ports: match broker.get("secure_ports") {
                     None | Some(Value::Null) => None,
                     Some(ports) => Some(SecurePorts {
@@ -136,9 +162,10 @@ impl Cluster {
                 let secure = broker
                     .secure_ports
                     .map(|ports| json!({ "tls": ports.tls, "mutual": ports.mutual, "scram": ports.scram }));
+                let behind = broker.behind.map(|ports| json!({ "port": ports.port, "direct": ports.direct }));
                 json!({
                     "id": broker.id, "port": broker.port, "controller_port": broker.controller_port,
-                    "secure_ports": secure, "pid": broker.pid,
+                    "behind": behind, "secure_ports": secure, "pid": broker.pid,
                 })
             })
             .collect();
@@ -154,6 +181,14 @@ impl Cluster {
         let addresses: Vec<_> =
             self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
         format!("kafka://{}", addresses.join(","))
+    }
+
+    /// Where the brokers are for who does not go through a proxy, as Kafka's tools take it.
+    pub(super) fn direct(&self) -> String {
+        let port = |broker: &Broker| broker.behind.map_or(broker.port, |behind| behind.direct);
+        let addresses: Vec<_> =
+            self.brokers.iter().map(|broker| format!("127.0.0.1:{}", port(broker))).collect();
+        addresses.join(",")
     }
 
     pub(super) fn is_secure(&self) -> bool {
@@ -181,6 +216,15 @@ impl Cluster {
 
 fn file() -> PathBuf {
     home().join("cluster.json")
+}
+
+/// Held while what is known of the cluster is changed: commands may run at one time.
+pub(super) fn lock() -> anyhow::Result<File> {
+    fs::create_dir_all(home()).with_context(|| format!("cannot make {}", home().display()))?;
+    let path = home().join("lock");
+    let file = File::create(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+    Ok(file)
 }
 
 /// A cluster id as Kafka has them: 16 bytes in URL-safe base64.

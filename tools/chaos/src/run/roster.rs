@@ -24,8 +24,6 @@ enum Part {
     Consumer(Role),
 }
 
-/// Drain deadline of consumers, in milliseconds.
-pub(crate) const DRAIN: u64 = 1_000;
 /// How long a drain is waited for before the run is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -60,9 +58,9 @@ impl Slot {
                 ))?
             }
             Part::Consumer(role) => {
-                let group = role.group();
+                let (group, drain) = (role.group(), stage.drain);
                 let mut command =
-                    stage.command(&format!("consumer --by {by} --role {group} --drain-ms {DRAIN}"))?;
+                    stage.command(&format!("consumer --by {by} --role {group} --drain-ms {drain}"))?;
                 command.arg("--healed").arg(&stage.healed);
                 if role == Role::Ledger {
                     command.arg("--database").arg(&stage.database);
@@ -93,7 +91,7 @@ impl Slot {
     pub(crate) fn drain(&self, stage: &Stage) -> anyhow::Result<()> {
         let process = self.process.as_ref().context("nothing to drain")?;
         if self.consumes() {
-            let deadline = DRAIN * 1_000;
+            let deadline = stage.drain * 1_000;
             stage.sink.see(Observation::Drain { process: process.by.clone(), deadline });
         }
         process.ask()

@@ -12,6 +12,7 @@ use anyhow::{Context, bail, ensure};
 use checker::{Observation, Report, Rules, Subscription};
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::{cluster::Cluster, play::ROLES};
 use crate::{
     consume::{Role, WINDOW},
     event::{ECHOES, MOVES},
@@ -31,6 +32,10 @@ pub(crate) struct Stage {
     /// While it exists, what fails for ever does not.
     pub(crate) healed: PathBuf,
     pub(crate) sink: Sink,
+    /// The cluster that is the log, where it is not a file.
+    pub(crate) cluster: Option<Cluster>,
+    /// Drain deadline of consumers, in milliseconds.
+    pub(crate) drain: u64,
     faults: u64,
 }
 
@@ -47,12 +52,23 @@ impl Stage {
         fs::create_dir_all(&seen).with_context(|| format!("cannot make {}", seen.display()))?;
         let sink = Sink::file(&seen.join("chaos.jsonl"), "chaos")?;
         let (log, database, healed) = (dir.join("log.db"), dir.join("ledger.db"), dir.join("healed"));
-        Ok(Self { dir, seen, log, database, healed, sink, faults: 0 })
+        Ok(Self { dir, seen, log, database, healed, sink, cluster: None, drain: 1_000, faults: 0 })
+    }
+
+    /// Lets `cluster` be the log.
+    pub(crate) fn on(mut self, cluster: Cluster) -> Self {
+        self.cluster = Some(cluster);
+        // The default of a service: what leaves waits for brokers.
+        self.drain = 4_000;
+        self
     }
 
     /// The log's URL with these parameters.
     pub(crate) fn url(&self, parameters: &str) -> String {
-        format!("embedded:{}?{parameters}", self.log.display())
+        match &self.cluster {
+            Some(cluster) => format!("kafka://{}?{parameters}", cluster.addresses(|broker| broker.port)),
+            None => format!("embedded:{}?{parameters}", self.log.display()),
+        }
     }
 
     /// A fault begins.
@@ -88,10 +104,16 @@ impl Stage {
 
     /// Starts the observer.
     pub(crate) fn watch(&self) -> anyhow::Result<Watcher> {
-        let out = self.seen.join("samples.jsonl");
-        let mut command = self.checker()?;
-        command.arg("watch").arg(&self.log).arg("--out").arg(out).stdin(Stdio::piped());
-        let mut child = command.spawn().context("cannot start the checker")?;
+        let mut command = match &self.cluster {
+            Some(cluster) => observer(cluster, &ROLES, "watch")?,
+            None => {
+                let mut command = self.checker()?;
+                command.arg("watch").arg(&self.log);
+                command
+            }
+        };
+        command.arg("--out").arg(self.seen.join("samples.jsonl")).stdin(Stdio::piped());
+        let mut child = command.spawn().context("cannot start the observer")?;
         let stdin = child.stdin.take();
         Ok(Watcher { child, stdin })
     }
@@ -101,15 +123,24 @@ impl Stage {
         Ok(Command::new(std::env::current_exe()?.with_file_name("checker")))
     }
 
-    /// Reads the log and the databases to their ends.
+    /// Reads the log and the database to their ends.
     pub(crate) fn read(&self) -> anyhow::Result<()> {
-        let mut command = self.checker()?;
-        command.arg("read").arg(&self.log).arg("--out").arg(self.seen.join("read.jsonl"));
+        let mut command = match &self.cluster {
+            Some(cluster) => observer(cluster, &ROLES, "read")?,
+            None => {
+                let mut command = self.checker()?;
+                command.arg("read").arg(&self.log);
+                command
+            }
+        };
+        let status = command.arg("--out").arg(self.seen.join("read.jsonl")).status()?;
+        ensure!(status.success(), "the observer could not read the log: {status}");
         if self.database.exists() {
-            command.arg("--database").arg(&self.database);
+            let mut command = self.checker()?;
+            command.arg("effects").arg(&self.database).arg("--out").arg(self.seen.join("effects.jsonl"));
+            let status = command.status()?;
+            ensure!(status.success(), "the checker could not read the database: {status}");
         }
-        let status = command.status()?;
-        ensure!(status.success(), "the checker could not read the log: {status}");
         Ok(())
     }
 
@@ -128,21 +159,21 @@ impl Stage {
         Ok(report)
     }
 
-    /// What waits for the groups and in the outbox, as the checker counts it.
+    /// What waits for the groups and in the outbox, as the observer counts it.
     pub(crate) fn lag(&self, roles: &[Role]) -> anyhow::Result<i64> {
-        let mut command = self.checker()?;
-        command.arg("lag").arg(&self.log);
-        for role in roles {
-            for topic in role.topics() {
-                command.arg("--reads").arg(format!("{}={topic}", role.group()));
+        let mut command = match &self.cluster {
+            Some(cluster) => observer(cluster, roles, "lag")?,
+            None => {
+                let mut command = self.checker()?;
+                command.arg("lag").arg(&self.log).args(reads(roles));
+                command
             }
-        }
+        };
+        let mut lag = printed(&mut command)?;
         if roles.contains(&Role::Ledger) {
-            command.arg("--database").arg(&self.database);
+            lag += printed(self.checker()?.arg("outbox").arg(&self.database))?;
         }
-        let output = command.output()?;
-        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        Ok(String::from_utf8(output.stdout)?.trim().parse()?)
+        Ok(lag)
     }
 
     /// Waits until nothing waits any more: the liveness that must follow healing.
@@ -162,6 +193,26 @@ impl Stage {
             thread::sleep(Duration::from_millis(200));
         }
     }
+}
+
+/// The observer of a cluster. Its binary lies beside ours.
+fn observer(cluster: &Cluster, roles: &[Role], what: &str) -> anyhow::Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?.with_file_name("kafka-observer"));
+    command.arg(cluster.addresses(|broker| broker.direct)).args(reads(roles)).arg(what);
+    Ok(command)
+}
+
+/// Which groups read which topics, as options.
+fn reads(roles: &[Role]) -> Vec<String> {
+    let each = roles.iter().flat_map(|role| role.topics().iter().map(|topic| (role.group(), topic)));
+    each.map(|(group, topic)| format!("--reads={group}={topic}")).collect()
+}
+
+/// The number that a command prints.
+fn printed(command: &mut Command) -> anyhow::Result<i64> {
+    let output = command.output()?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
 /// The rules for the groups of these roles.

@@ -40,6 +40,7 @@ fn standing<'a>(tables: &'a Tables<'_>) -> Vec<Standing<'a>> {
         let mut ends = ends.remove(&(*group, shard.topic.as_str(), shard.partition)).unwrap_or_default();
         ends.sort_unstable();
         let mut ends = ends.into_iter().peekable();
+        let records = tables.records.get(*shard);
         let mut since: Option<(u64, Option<i64>)> = None;
         let mut last = 0;
         for sample in samples {
@@ -47,7 +48,10 @@ fn standing<'a>(tables: &'a Tables<'_>) -> Vec<Standing<'a>> {
             while ends.next_if(|end| *end <= sample.at).is_some() {
                 ended = true;
             }
-            let lag = sample.end > sample.offset.unwrap_or(0);
+            let settled = sample.offset.unwrap_or(0);
+            // Between them may be nothing but markers of transactions.
+            let lag = sample.end > settled
+                && records.is_none_or(|all| all.range(settled..sample.end).next().is_some());
             let stands = lag && !ended && since.is_none_or(|(_, offset)| offset == sample.offset);
             if let Some((from, _)) = since.filter(|_| !stands) {
                 found.push(Standing { group, shard, from, to: last });

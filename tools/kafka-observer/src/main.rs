@@ -1,0 +1,65 @@
+//! `kafka-observer`: what a Kafka cluster holds and what groups have settled there, seen by the raw client.
+//!
+//! It takes topics and groups by their names in the cluster, and records by `docs/formats.md`.
+
+mod cluster;
+mod lag;
+mod read;
+mod watch;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use checker::Recorder;
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "kafka-observer")]
+struct Options {
+    /// The brokers, `HOST:PORT[,HOST:PORT..]`.
+    brokers: String,
+    /// `GROUP=TOPIC`, for each topic of each group.
+    #[arg(long, value_parser = pair)]
+    reads: Vec<(String, String)>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Sample what the groups have settled, until standard input ends.
+    Watch {
+        /// The file of observations.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Read all topics to their ends.
+    Read {
+        /// The file of observations.
+        #[arg(long)]
+        out: PathBuf,
+    },
+    /// Print how many records wait for the groups; of a partition at most 1,000 are counted.
+    Lag,
+}
+
+fn main() -> anyhow::Result<()> {
+    let Options { brokers, reads, command } = Options::parse();
+    match command {
+        Command::Watch { out } => watch::run(&brokers, &reads, &recorder(&out)?),
+        Command::Read { out } => read::run(&brokers, &reads, &recorder(&out)?),
+        Command::Lag => {
+            println!("{}", lag::count(&brokers, &reads)?);
+            Ok(())
+        }
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (group, topic) = text.split_once('=').ok_or("expected GROUP=TOPIC")?;
+    Ok((group.to_owned(), topic.to_owned()))
+}
+
+fn recorder(out: &Path) -> anyhow::Result<Recorder> {
+    Recorder::open(out, "observer").with_context(|| format!("cannot write {}", out.display()))
+}
