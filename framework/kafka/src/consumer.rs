@@ -111,7 +111,7 @@ fn assignments(
     }
     let asked: Vec<_> =
         given.iter().map(|(partition, _)| (partition.topic.clone(), partition.partition)).collect();
-    let settled = shared.settled(&member.wire, &asked)?;
+    let settled = member.settled(&asked)?;
     let mut ids = HashMap::new();
     let mut assignments = Vec::with_capacity(given.len());
     for ((partition, generation), settled) in given.into_iter().zip(settled) {

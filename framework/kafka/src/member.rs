@@ -325,6 +325,15 @@ impl Member {
         self.state().owned.get(partition).is_some_and(|owned| owned.generation == generation)
     }
 
+    /// Where the group stands. Waits.
+    pub(crate) fn settled(
+        &self,
+        partitions: &[(aqueduct_core::TopicName, i32)],
+    ) -> Result<Vec<Option<Offset>>, LogError> {
+        let Some(client) = self.client() else { return Err(self.left_it()) };
+        self.shared.settled(&client, &self.group, partitions)
+    }
+
     /// Notes where a partition that was given stands in the group.
     pub(crate) fn stands_at(&self, partition: &PartitionId, settled: Option<Offset>) {
         if let Some(owned) = self.state().owned.get_mut(partition) {
@@ -360,10 +369,11 @@ impl Member {
 
     pub(crate) fn check(&self) -> Result<(), LogError> {
         self.shared.check()?;
-        if !self.leaving.is_cancelled() {
-            return Ok(());
-        }
-        Err(LogError::new(LogErrorKind::Closed, format!("this consumer of group {} was closed", self.group)))
+        if self.leaving.is_cancelled() { Err(self.left_it()) } else { Ok(()) }
+    }
+
+    fn left_it(&self) -> LogError {
+        LogError::new(LogErrorKind::Closed, format!("this consumer of group {} was closed", self.group))
     }
 
     /// Whether a settlement may be stored; an error where not, no where it is late. Waits.

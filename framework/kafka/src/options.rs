@@ -206,6 +206,13 @@ impl KafkaOptions {
         config
     }
 
+    /// Of a client that asks in a group's name, and does not belong to it. Pending transactions are waited for.
+    pub(crate) fn asking_of(&self, group: &str) -> ClientConfig {
+        let mut config = self.asking();
+        config.set("group.id", group).set("isolation.level", "read_committed");
+        config
+    }
+
     /// Of a client that reads.
     pub(crate) fn reading(&self) -> ClientConfig {
         let mut config = self.client();

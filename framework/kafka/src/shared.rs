@@ -14,8 +14,9 @@ use aqueduct_core::{
 };
 use rdkafka::{
     Offset as Asked, TopicPartitionList,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
+    topic_partition_list::TopicPartitionListElem,
     types::RDKafkaErrorCode as Code,
 };
 use tokio_util::sync::CancellationToken;
@@ -313,21 +314,42 @@ impl Shared {
         }
     }
 
-    /// The settled offsets of a group, which is named as in the cluster. Waits.
-    pub(crate) fn settled(
+    /// The settled offsets of the group that this client has, as a member or not. Waits.
+    ///
+    /// Not by an administrator's request: librdkafka 2.12.1 reads null where the answer to that one is that the group has
+    /// moved to another broker, unless the client has a group itself (`rd_kafka_handle_OffsetFetch`).
+    pub(crate) fn settled<C: ConsumerContext>(
+        &self,
+        asking: &BaseConsumer<C>,
+        group: &str,
+        partitions: &[(TopicName, i32)],
+    ) -> Result<Vec<Option<Offset>>, LogError> {
+        self.insist(&format!("cannot ask for the settled offsets of group {group}"), || {
+            let mut list = TopicPartitionList::with_capacity(partitions.len());
+            for (topic, partition) in partitions {
+                list.add_partition(&self.wire(topic.as_str()), *partition);
+            }
+            // One that a transaction is about to settle is an error, and asked for again.
+            let told = asking.committed_offsets(list, PATIENCE)?;
+            let offset = |told: &TopicPartitionListElem<'_>| match told.offset() {
+                Asked::Offset(offset) => Some(offset),
+                _ => None,
+            };
+            told.elements().iter().map(|told| told.error().map(|()| offset(told))).collect()
+        })
+    }
+
+    /// As [`Self::settled`], of a group that this process need not belong to. Waits.
+    pub(crate) fn settled_of(
         &self,
         group: &str,
         partitions: &[(TopicName, i32)],
     ) -> Result<Vec<Option<Offset>>, LogError> {
-        let mut list = TopicPartitionList::new();
-        for (topic, partition) in partitions {
-            list.add_partition(&self.wire(topic.as_str()), *partition);
-        }
-        let asking = self.native();
-        // A transaction that settles them may be being ended, or the group's broker being found.
-        self.ask(passes, || native::group_offsets(&asking, group, &list, PATIENCE)).map_err(|(code, said)| {
-            error(&format!("cannot ask for the settled offsets of group {group}"), code, &said)
-        })
+        let wire = self.checked("group", group)?;
+        let made = self.options.asking_of(&wire).create_with_context(Context::default());
+        let asking: BaseConsumer<Context> =
+            made.map_err(|failed| client(&format!("cannot ask group {group}"), failed))?;
+        self.settled(&asking, group, partitions)
     }
 }
 

@@ -95,7 +95,22 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
         let name = self.subscription.name.clone();
         let fail = |source| SubscriberError { subscription: name.clone(), source };
         tracing::info!(guarantee = self.board.lock().guarantee, "subscription starts");
-        self.make_topics().await.map_err(fail)?;
+        // The log was reached before: what it does not answer now, it answers later.
+        let retry = self.subscription.retry;
+        let mut failures = 0;
+        while let Err(error) = self.make_topics().await {
+            if error.kind() != LogErrorKind::Unreachable {
+                return Err(fail(error));
+            }
+            failures += 1;
+            let delay = retry.delay(failures, self.bus.environment().random_u64());
+            tracing::warn!(subscription = name, %error, ?delay, "cannot look for its topics yet");
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(Drained { unfinished: 0 }),
+                () = tokio::time::sleep(delay) => {}
+            }
+        }
         let shared = Arc::new(Shared {
             places: Pool::new(self.subscription.concurrency),
             routes: (0..self.routing.len()).map(|_| RouteState::default()).collect(),
@@ -116,7 +131,14 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
         } else {
             None
         };
-        let mut consumer = shared.bus.log().consumer(&name, &shared.routing.topics).await.map_err(fail)?;
+        let joined = match shared.bus.log().consumer(&name, &shared.routing.topics).await {
+            Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                tracing::warn!(subscription = name, %error, "cannot join the group yet");
+                join_again(&shared, &stop).await.map_err(fail)?
+            }
+            joined => Some(joined.map_err(fail)?),
+        };
+        let Some(mut consumer) = joined else { return Ok(Drained { unfinished: 0 }) };
         // In the group now; where others have all partitions there will be no assignment.
         shared.board.lock().joined = true;
         let mut unfinished = 0;

@@ -78,7 +78,7 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let sink = Sink::file(&options.out.join(format!("{by}.jsonl")), &by)?;
     let bus = patiently(async || aqueduct::connect(&options.log).await).await?.with_source(&options.source);
     let topic = aqueduct::core::log::TopicSpec::new(aqueduct::TopicName::new(crate::event::MOVES)?);
-    bus.log().ensure_topic(topic).await?;
+    patiently(async || bus.log().ensure_topic(topic.clone()).await).await?;
     let under_way = FuturesUnordered::new();
     let mut publisher = Publisher { bus, sink, incarnation: by.clone(), op: 0, under_way, failed: 0 };
     if options.repeat {

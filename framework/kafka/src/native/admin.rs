@@ -3,7 +3,7 @@
 
 use std::{ffi::c_char, ptr, sync::Arc, time::Duration};
 
-use rdkafka::{TopicPartitionList, bindings as sys, types::RDKafkaErrorCode};
+use rdkafka::{bindings as sys, types::RDKafkaErrorCode};
 use uuid::Uuid;
 
 use super::{Event, Native, Queue, owned, slice, text};
@@ -231,73 +231,4 @@ pub(crate) fn configs(
         }
     }
     Ok(configs)
-}
-
-/// The committed offsets of a group, in the order asked; none where there is none. `UnstableOffsetCommit` where a
-/// transaction that settles is still being ended: to be asked again.
-pub(crate) fn group_offsets(
-    client: &Arc<dyn Native>,
-    group: &str,
-    partitions: &TopicPartitionList,
-    timeout: Duration,
-) -> Result<Vec<Option<i64>>, Failed> {
-    let queue = Queue::new(Arc::clone(client)).map_err(failed)?;
-    let options = Options::new(
-        &**client,
-        sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS,
-        timeout,
-    );
-    let group = text(group).map_err(failed)?;
-    // SAFETY: options, list and texts are valid; the request is given back after it was copied.
-    unsafe {
-        let error = sys::rd_kafka_AdminOptions_set_require_stable_offsets(options.0, 1);
-        if !error.is_null() {
-            sys::rd_kafka_error_destroy(error);
-        }
-        let request = sys::rd_kafka_ListConsumerGroupOffsets_new(group.as_ptr(), partitions.ptr());
-        let mut all = [request];
-        sys::rd_kafka_ListConsumerGroupOffsets(
-            client.pointer(),
-            all.as_mut_ptr(),
-            all.len(),
-            options.0,
-            queue.pointer.as_ptr(),
-        );
-        sys::rd_kafka_ListConsumerGroupOffsets_destroy(request);
-    }
-    let event = answer(&queue, timeout)?;
-    // SAFETY: results belong to the event, which lives here.
-    unsafe {
-        let result = sys::rd_kafka_event_ListConsumerGroupOffsets_result(event.0.as_ptr());
-        if result.is_null() {
-            return Err(failed(RDKafkaErrorCode::Fail));
-        }
-        let mut count = 0;
-        let groups = sys::rd_kafka_ListConsumerGroupOffsets_result_groups(result, &raw mut count);
-        let Some(group) = slice(groups.cast_const(), count).first() else {
-            return Err(failed(RDKafkaErrorCode::Fail));
-        };
-        check(sys::rd_kafka_group_result_error(*group))?;
-        let list = sys::rd_kafka_group_result_partitions(*group);
-        if list.is_null() {
-            return Err(failed(RDKafkaErrorCode::Fail));
-        }
-        let found = slice((*list).elems.cast_const(), usize::try_from((*list).cnt).unwrap_or(0));
-        let mut offsets = Vec::with_capacity(partitions.count());
-        for asked in partitions.elements() {
-            let answer = found
-                .iter()
-                .find(|answer| answer.partition == asked.partition() && owned(answer.topic) == asked.topic());
-            let Some(answer) = answer else {
-                offsets.push(None);
-                continue;
-            };
-            let code = RDKafkaErrorCode::from(answer.err);
-            if code != RDKafkaErrorCode::NoError {
-                return Err(failed(code));
-            }
-            offsets.push(Some(answer.offset).filter(|offset| *offset >= 0));
-        }
-        Ok(offsets)
-    }
 }

@@ -45,11 +45,11 @@ impl Form {
     /// One storm, for the test command.
     pub(crate) const MINUTE: Self = Self {
         length: Duration::from_secs(45),
-        events: 20_000,
+        events: 12_000,
         broker_kills: 1,
         consumer_kills: 2,
         pauses: 1,
-        dropped: 5,
+        dropped: 4,
     };
 
     pub(crate) const SHORT: Self = Self {
@@ -78,8 +78,8 @@ pub(crate) fn run(dir: &Path, cluster: Cluster, mut random: Random, form: Form) 
     let mut stage = Stage::new(dir)?.on(cluster);
     let url = stage.url("partitions=8");
     let mut slots = Vec::new();
-    // A publish has 3.6 events in the mean; a third more than are asked for, since publishers are away now and then.
-    let rate = form.events * 4 / 3 / form.length.as_secs() * 10 / 36 / 2;
+    // A publish has 3.6 events in the mean; more than are asked for, since publishers and brokers are away now and then.
+    let rate = form.events * 5 / 2 / form.length.as_secs() * 10 / 36 / 2;
     for name in ["p1", "p2"] {
         let words = format!("--rate {rate} --keys 1000 --repeat --in-flight 128 --failures 1000000");
         slots.push(Slot::publisher(name, random.next(), &words));

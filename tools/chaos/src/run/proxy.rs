@@ -8,6 +8,7 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -38,6 +39,9 @@ pub(crate) const APIS: [(i16, &str); 9] = [
     (28, "TxnOffsetCommit"),
 ];
 
+/// When the response of another API will do.
+const INSTEAD: Duration = Duration::from_millis(700);
+
 /// A frame is no larger: it is read whole.
 const MOST: usize = 256 << 20;
 
@@ -52,7 +56,8 @@ pub(crate) struct Proxy {
 /// What is wanted, and what was done.
 #[derive(Default)]
 struct Harm {
-    wanted: Mutex<Option<i16>>,
+    /// The API, and since when.
+    wanted: Mutex<Option<(i16, Instant)>>,
     dropped: Mutex<Vec<i16>>,
 }
 
@@ -99,7 +104,7 @@ impl Proxy {
 
     /// Drops the next response to a request of this API, and cuts its connection: none gets another out of order.
     pub(crate) fn drop_next(&self, api: i16) {
-        *lock(&self.harm.wanted) = Some(api);
+        *lock(&self.harm.wanted) = Some((api, Instant::now()));
     }
 
     /// Drops none any more.
@@ -173,7 +178,7 @@ async fn responses(
     loop {
         read(&mut from, &mut frame).await?;
         if let Some(api) = answered(asked, &frame)
-            && lock(&harm.wanted).take_if(|wanted| *wanted == api).is_some()
+            && lock(&harm.wanted).take_if(|(wanted, since)| *wanted == api || is_next(api, *since)).is_some()
         {
             lock(&harm.dropped).push(api);
             return Ok(());
@@ -181,6 +186,11 @@ async fn responses(
         speaks(&mut silent).await?;
         to.write_all(&frame).await?;
     }
+}
+
+/// Whether another API's response will do: the wanted one was not called for so long.
+fn is_next(api: i16, since: Instant) -> bool {
+    since.elapsed() > INSTEAD && APIS.iter().any(|(one, _)| *one == api)
 }
 
 /// The API of the request that a response answers. A request without an answer is passed over.
