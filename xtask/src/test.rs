@@ -37,6 +37,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     bugs::schedules()?;
     bugs::run(&bugs::Options::default())?;
     chaos::run(&chaos::Options::short())?;
+    chaos::run(&chaos::Options::minute())?;
     // The whole path, killed five times, judged by the program that links none of our crates.
     let state = "target/test-kills".into();
     kills::run(&kills::Options { data: None, kills: 5, within: 1_200, seed: None, state })

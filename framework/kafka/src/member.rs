@@ -5,7 +5,7 @@ use std::{
     collections::{HashMap, HashSet},
     fmt,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, Ordering},
     },
     thread,
@@ -40,6 +40,9 @@ const BEAT: Duration = Duration::from_millis(50);
 /// How long a rebalance under way may keep a settlement waiting.
 const REBALANCE: Duration = Duration::from_secs(5);
 
+/// How long a settlement waits for a transaction of its partition: the next round tries again.
+const BUSY: Duration = Duration::from_millis(200);
+
 /// What the client tells, in order.
 #[derive(Debug)]
 pub(crate) enum Told {
@@ -57,8 +60,10 @@ pub(crate) struct Member {
     /// The group's name in the cluster.
     pub(crate) wire: String,
     state: Mutex<State>,
-    /// One commit at a time, so that an older one is not stored after a newer.
-    pub(crate) commits: Mutex<()>,
+    /// The partitions whose offset is being stored, one commit at a time for each, so that an older one is not stored
+    /// after a newer. A transaction may wait for an outage: the other partitions are settled meanwhile.
+    storing: Mutex<HashSet<PartitionId>>,
+    freed: Condvar,
     client: Mutex<Option<Arc<Client>>>,
     told: mpsc::UnboundedSender<Told>,
     /// It shall leave.
@@ -166,7 +171,8 @@ impl Member {
             group: group.to_owned(),
             wire,
             state: Mutex::default(),
-            commits: Mutex::default(),
+            storing: Mutex::default(),
+            freed: Condvar::new(),
             client: Mutex::default(),
             told,
             leaving: CancellationToken::new(),
@@ -445,7 +451,49 @@ impl Member {
 
     /// Stores settled offsets, each with its own result. Waits.
     pub(crate) fn settle(&self, settlements: &[Settlement]) -> Vec<Result<(), LogError>> {
-        let _one = lock(&self.commits);
+        let mut results: Vec<_> = settlements.iter().map(|_| Ok(())).collect();
+        let (mut held, mut free) = (Vec::new(), Vec::new());
+        let until = Instant::now() + BUSY;
+        for (index, Settlement { partition, .. }) in settlements.iter().enumerate() {
+            if held.iter().any(|slot: &Storing<'_>| slot.partition == *partition) {
+                free.push(index);
+                continue;
+            }
+            match self.store(partition, Some(until)) {
+                Some(slot) => {
+                    held.push(slot);
+                    free.push(index);
+                }
+                None => results[index] = Err(self.busy(partition)),
+            }
+        }
+        let due: Vec<_> = free.iter().map(|index| settlements[*index].clone()).collect();
+        for (index, result) in free.into_iter().zip(self.settle_held(&due)) {
+            results[index] = result;
+        }
+        results
+    }
+
+    /// Takes the one place to store a partition's offset; none where it is not free by then.
+    pub(crate) fn store(&self, partition: &PartitionId, until: Option<Instant>) -> Option<Storing<'_>> {
+        let mut storing = lock(&self.storing);
+        while !storing.insert(partition.clone()) {
+            let left = until.map_or(BUSY, |until| until.saturating_duration_since(Instant::now()));
+            if left.is_zero() {
+                return None;
+            }
+            let waited = self.freed.wait_timeout(storing, left);
+            storing = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+        Some(Storing { member: self, partition: partition.clone() })
+    }
+
+    fn busy(&self, partition: &PartitionId) -> LogError {
+        let message = format!("a transaction of group {} is settling {partition}", self.group);
+        LogError::new(LogErrorKind::Unreachable, message)
+    }
+
+    fn settle_held(&self, settlements: &[Settlement]) -> Vec<Result<(), LogError>> {
         let until = Instant::now() + REBALANCE;
         loop {
             let (due, mut results) = self.due(settlements);
@@ -478,6 +526,19 @@ impl Member {
             }
             return results;
         }
+    }
+}
+
+/// The one place to store a partition's offset. Dropped, it is free.
+pub(crate) struct Storing<'a> {
+    member: &'a Member,
+    partition: PartitionId,
+}
+
+impl Drop for Storing<'_> {
+    fn drop(&mut self) {
+        lock(&self.member.storing).remove(&self.partition);
+        self.member.freed.notify_all();
     }
 }
 

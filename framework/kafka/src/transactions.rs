@@ -1,6 +1,7 @@
 //! Records and settlements as one, by Kafka's transactions.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{
         Arc, Mutex,
@@ -127,7 +128,9 @@ impl Inner {
                 Failed::Rebalance(error) | Failed::Other(error) => error,
             });
         };
-        let _one = lock(&member.commits);
+        // In one order, so that two that settle the same partitions do not wait for each other.
+        let settled: BTreeSet<_> = settlements.iter().map(|settlement| &settlement.partition).collect();
+        let _held: Vec<_> = settled.into_iter().map(|partition| member.store(partition, None)).collect();
         let until = Instant::now() + PATIENCE;
         loop {
             let (due, judged) = member.due(&settlements);

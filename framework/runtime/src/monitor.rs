@@ -46,6 +46,8 @@ struct Watch {
     generation: i64,
     settled: (Offset, Instant),
     ended: (u64, Instant),
+    /// Where the stored settled offset stands, and since when all waits for it: more would be more to repeat than a window.
+    stored: (Offset, Instant),
     /// Where the reader stands, and since when the log has more.
     behind: Option<(Offset, Instant)>,
 }
@@ -119,10 +121,13 @@ impl Monitor {
         partition: &PartitionStatus,
         now: Instant,
     ) -> Option<&Watch> {
+        let [done, stored] =
+            [&owned.progress.settled, &owned.progress.stored].map(|offset| offset.load(Ordering::Relaxed));
         let fresh = || Watch {
             generation: owned.generation,
             settled: (partition.settled, now),
             ended: (partition.ended, now),
+            stored: (stored, now),
             behind: None,
         };
         let watch = self.watches.entry(id.clone()).or_insert_with(fresh);
@@ -138,6 +143,10 @@ impl Monitor {
         }
         if partition.in_flight == 0 {
             watch.settled.1 = now;
+        }
+        let reads = owned.progress.hungry.load(Ordering::Relaxed);
+        if watch.stored.0 != stored || stored >= done || partition.in_flight > 0 || reads {
+            watch.stored = (stored, now);
         }
         Some(watch)
     }
@@ -211,6 +220,14 @@ impl Watch {
     fn judge(&self, partition: &PartitionStatus, now: Instant) -> Option<(StallKind, Instant, String)> {
         if let Some(reason) = &partition.stopped {
             return Some((StallKind::Stopped, self.settled.1, reason.clone()));
+        }
+        if now - self.stored.1 >= STALLED {
+            let (stored, since) = self.stored;
+            return Some((
+                StallKind::Outage,
+                since,
+                format!("the settled offset is not stored, and the window is full from {stored} on"),
+            ));
         }
         let (settled, ended) = (now - self.settled.1 >= STALLED, now - self.ended.1 >= STALLED);
         if partition.in_flight == 0 || !settled || aqueduct_core::planted("stall-not-judged") {

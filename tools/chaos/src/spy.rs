@@ -262,13 +262,26 @@ struct Member {
     watch: Arc<Watch>,
 }
 
+impl Member {
+    fn gone(&self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            let (group, shard) = (self.group.clone(), shard(partition));
+            self.watch.see(Observation::Revoked { group, shard });
+        }
+    }
+}
+
 impl Consumer for Member {
     fn signal(&self) -> BoxFuture<'_, Result<Signal, LogError>> {
         Box::pin(async move {
             if self.watch.dead.load(Ordering::Acquire) {
                 return Err(dead());
             }
-            self.inner.signal().await
+            let signal = self.inner.signal().await?;
+            if let Signal::Lost(partitions) = &signal {
+                self.gone(partitions);
+            }
+            Ok(signal)
         })
     }
 
@@ -298,6 +311,7 @@ impl Consumer for Member {
     }
 
     fn revoked(&self, partitions: &[PartitionId]) {
+        self.gone(partitions);
         self.inner.revoked(partitions);
     }
 

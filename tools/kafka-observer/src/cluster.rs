@@ -44,6 +44,13 @@ pub(crate) fn partitions(client: &BaseConsumer, topic: &str) -> anyhow::Result<V
     Ok(found.map_or_else(Vec::new, |topic| topic.partitions().iter().map(|each| each.id()).collect()))
 }
 
+/// How many partitions have fewer replicas in sync than replicas, or no leader.
+pub(crate) fn behind(brokers: &str) -> anyhow::Result<usize> {
+    let metadata = client(brokers, "observer")?.fetch_metadata(None, PATIENCE)?;
+    let partitions = metadata.topics().iter().flat_map(|topic| topic.partitions());
+    Ok(partitions.filter(|each| each.leader() < 0 || each.isr().len() < each.replicas().len()).count())
+}
+
 /// The offset after the last record, or marker, that `client` may read, of each partition.
 pub(crate) fn ends(client: &BaseConsumer, of: &TopicPartitionList) -> anyhow::Result<TopicPartitionList> {
     let mut asked = TopicPartitionList::new();

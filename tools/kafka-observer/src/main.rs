@@ -39,6 +39,8 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Print how many partitions of the cluster have fewer replicas in sync than replicas.
+    Behind,
     /// Print how many records wait for the groups; of a partition at most 1,000 are counted.
     Lag,
 }
@@ -48,6 +50,10 @@ fn main() -> anyhow::Result<()> {
     match command {
         Command::Watch { out } => watch::run(&brokers, &reads, &recorder(&out)?),
         Command::Read { out } => read::run(&brokers, &reads, &recorder(&out)?),
+        Command::Behind => {
+            println!("{}", cluster::behind(&brokers)?);
+            Ok(())
+        }
         Command::Lag => {
             println!("{}", lag::count(&brokers, &reads)?);
             Ok(())

@@ -135,6 +135,31 @@ async fn an_outage_is_seen_explained_and_over() {
     }
 }
 
+/// What a settled offset that is not stored stops in the end: the window counts from the stored one. Red when `judge`
+/// does not look at it.
+#[tokio::test(start_paused = true)]
+async fn a_window_that_no_settled_offset_empties_is_an_outage() {
+    let bench = Bench::new(1).await;
+    let shop = Shop::default();
+    let faults = bench.log.faults();
+    faults.fail_next_settles(usize::MAX, LogErrorKind::Unreachable);
+    let running = bench.run(subscription().window(4), shop.clone());
+    for number in 0..8 {
+        bench.bus.publish(&step("ok", number)).await.unwrap();
+    }
+    running.ended(4).await;
+    seen_within(SEEN, || kinds(&running.status()) == [StallKind::Outage]).await;
+    let status = running.status();
+    assert!(!status.ready());
+    let reason = &status.partitions.values().next().unwrap().stall.as_ref().unwrap().reason;
+    assert_eq!(reason, "the settled offset is not stored, and the window is full from 0 on");
+    assert_eq!(status.ended, 4);
+    faults.fail_next_settles(0, LogErrorKind::Unreachable);
+    running.ended(8).await;
+    seen_within(Duration::from_secs(5), || running.status().ready()).await;
+    running.end().await;
+}
+
 /// A log that answers no question at all. Red when the question for the ends has no time-out, or silence counts from its
 /// answer.
 #[tokio::test(start_paused = true)]

@@ -18,8 +18,9 @@ use crate::{event::MOVES, random::Random};
 const NETWORK: Duration = Duration::from_secs(5);
 /// How long a response is waited for that can be dropped.
 const WANTED: Duration = Duration::from_secs(3);
-/// How long brokers are let alone after a harm, so that replicas catch up: two away are an outage of the cluster.
-const REST: Duration = Duration::from_secs(4);
+/// How often is looked whether all replicas have caught up. No broker is harmed before: two away are an outage of the
+/// cluster by its own settings, and nothing of ours is tried by it.
+const LOOK: Duration = Duration::from_secs(1);
 
 /// The brokers, harmed one at a time, and the proxy before them.
 pub(crate) struct Brokers {
@@ -27,7 +28,6 @@ pub(crate) struct Brokers {
     ids: Vec<u16>,
     /// What is being done, and what comes then.
     doing: Option<Doing>,
-    not_before: Instant,
     /// Which harm is next.
     turn: u64,
     /// How long the traces of what is done to a broker may last.
@@ -44,6 +44,8 @@ enum Doing {
     Stopped(u64, u16, Instant),
     /// A command that runs, and the brokers that are restarted after it.
     Commanded(u64, Child, Vec<u16>),
+    /// Replicas that catch up, looked at then, and the brokers that are restarted after it.
+    CatchesUp(u64, Instant, Vec<u16>),
 }
 
 impl Brokers {
@@ -52,7 +54,6 @@ impl Brokers {
             proxy: Proxy::start(&cluster.brokers)?,
             ids: cluster.brokers.iter().map(|broker| broker.id).collect(),
             doing: None,
-            not_before: Instant::now(),
             turn: 0,
             after,
             heals: Vec::new(),
@@ -87,38 +88,35 @@ impl Brokers {
             }
             Some(Doing::Stopped(fault, id, until)) if until <= now => {
                 cluster(stage)?.tell(&format!("resume {id}"))?;
-                self.over(fault);
-                None
+                Some(Doing::CatchesUp(fault, now + LOOK, Vec::new()))
             }
-            Some(Doing::Commanded(fault, mut command, mut left)) => match command.try_wait()? {
+            Some(Doing::Commanded(fault, mut command, left)) => match command.try_wait()? {
                 None => Some(Doing::Commanded(fault, command, left)),
                 Some(status) => {
                     ensure!(status.success(), "the command of fault {fault} failed: {status}");
-                    match left.pop() {
-                        Some(next) => {
-                            let restart = cluster(stage)?.begin(&format!("restart {next}"))?;
-                            Some(Doing::Commanded(fault, restart, left))
-                        }
-                        None => {
-                            self.over(fault);
-                            None
-                        }
-                    }
+                    Some(Doing::CatchesUp(fault, now + LOOK, left))
                 }
             },
+            Some(Doing::CatchesUp(fault, at, mut left)) if at <= now => {
+                // Where brokers do not say, they are not there.
+                if stage.behind().ok() != Some(0) {
+                    Some(Doing::CatchesUp(fault, now + LOOK, left))
+                } else if let Some(next) = left.pop() {
+                    let restart = cluster(stage)?.begin(&format!("restart {next}"))?;
+                    Some(Doing::Commanded(fault, restart, left))
+                } else {
+                    self.heals.push((now + self.after, fault));
+                    None
+                }
+            }
             doing => doing,
         };
         Ok(self.doing.is_none() && self.heals.is_empty() && self.silences.is_empty())
     }
 
-    fn over(&mut self, fault: u64) {
-        self.heals.push((Instant::now() + self.after, fault));
-        self.not_before = Instant::now() + REST;
-    }
-
     /// Harms a broker, in turns: every kind comes to its own. Nothing, where one is harmed already.
     pub(crate) fn harm(&mut self, stage: &mut Stage, random: &mut Random) -> anyhow::Result<()> {
-        if self.doing.is_some() || Instant::now() < self.not_before {
+        if self.doing.is_some() {
             return Ok(());
         }
         let at = self.any(random)?;

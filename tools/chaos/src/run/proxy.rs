@@ -221,3 +221,61 @@ async fn read(from: &mut OwnedReadHalf, frame: &mut Vec<u8>) -> io::Result<()> {
     from.read_exact(&mut frame[4..]).await?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net, thread,
+    };
+
+    use super::*;
+
+    /// A request of `api`, with `id`.
+    fn request(api: i16, id: i32) -> Vec<u8> {
+        [&8_i32.to_be_bytes()[..], &api.to_be_bytes(), &[0, 0], &id.to_be_bytes()].concat()
+    }
+
+    /// A fault must be what it is called: the broker has answered, the client hears nothing, and no later response
+    /// comes in place of the lost one. Red when the response goes through, or when the connection stays.
+    #[test]
+    fn a_dropped_response_is_that_of_its_api_and_ends_its_connection() {
+        let broker = net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let behind = broker.local_addr().unwrap().port();
+        let (tell, told) = std::sync::mpsc::channel();
+        thread::spawn(move || {
+            for stream in broker.incoming() {
+                let (mut stream, tell) = (stream.unwrap(), tell.clone());
+                thread::spawn(move || {
+                    let mut frame = [0; 12];
+                    while stream.read_exact(&mut frame).is_ok() {
+                        tell.send(frame[11]).unwrap();
+                        let answer = [&4_i32.to_be_bytes()[..], &frame[8..]].concat();
+                        stream.write_all(&answer).unwrap();
+                    }
+                });
+            }
+        });
+        // Given back before the proxy takes it.
+        let port = net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let proxy = Proxy::start(&[Broker { id: 1, port, behind, direct: 0 }]).unwrap();
+        let connect = || net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let answer = |client: &mut net::TcpStream| {
+            let mut answer = [0; 8];
+            client.read_exact(&mut answer).map(|()| answer[7])
+        };
+        let mut client = connect();
+        client.write_all(&request(0, 1)).unwrap();
+        assert_eq!(answer(&mut client).unwrap(), 1);
+        proxy.drop_next(26);
+        client.write_all(&request(0, 2)).unwrap();
+        assert_eq!(answer(&mut client).unwrap(), 2);
+        client.write_all(&[request(26, 3), request(0, 4)].concat()).unwrap();
+        answer(&mut client).unwrap_err();
+        assert_eq!(told.iter().take(3).collect::<Vec<_>>(), [1, 2, 3]);
+        assert_eq!((proxy.dropped(), proxy.dropped()), (vec![26], vec![]));
+        let mut client = connect();
+        client.write_all(&request(26, 5)).unwrap();
+        assert_eq!(answer(&mut client).unwrap(), 5);
+    }
+}

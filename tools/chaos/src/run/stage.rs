@@ -176,6 +176,12 @@ impl Stage {
         Ok(lag)
     }
 
+    /// How many partitions of the cluster lack a replica.
+    pub(crate) fn behind(&self) -> anyhow::Result<i64> {
+        let cluster = self.cluster.as_ref().context("the log is no cluster")?;
+        printed(&mut observer(cluster, &[], "behind")?)
+    }
+
     /// Waits until nothing waits any more: the liveness that must follow healing.
     pub(crate) fn catch_up(&self, roles: &[Role], within: Duration) -> anyhow::Result<Result<Duration, i64>> {
         let started = Instant::now();

@@ -87,9 +87,13 @@ fn ready_while_standing(tables: &Tables<'_>, rules: &Rules, each: &Standing<'_>,
         .iter()
         .rev()
         .find(|one| one.group == each.group && one.shard == each.shard && one.at <= each.from);
-    let Some(samples) = owner.and_then(|owner| tables.readiness.get(owner.by)) else { return };
+    let Some(owner) = owner else { return };
+    let Some(samples) = tables.readiness.get(owner.by) else { return };
+    // What became of it later, it does not know.
+    let gave = tables.revoked.get(&(owner.by, owner.group, owner.shard)).into_iter().flatten();
+    let until = gave.copied().filter(|at| *at >= owner.at).min().map_or(each.to, |gave| gave.min(each.to));
     let due = each.from.saturating_add(rules.stuck_after).saturating_add(rules.readiness_slack);
-    let lies = samples.iter().filter(|sample| sample.at >= due && sample.at <= each.to).filter(|sample| {
+    let lies = samples.iter().filter(|sample| sample.at >= due && sample.at <= until).filter(|sample| {
         let named = sample.stalls.iter().any(|stall| {
             stall.group == each.group && stall.shard.as_ref().is_none_or(|shard| shard == each.shard)
         });

@@ -109,6 +109,8 @@ pub(super) struct Tables<'a> {
     pub(super) gone: Vec<(&'a PartitionId, i64, i64)>,
     pub(super) runs: Vec<Run<'a>>,
     pub(super) assignments: Vec<Assignment<'a>>,
+    /// When a process gave a partition back.
+    pub(super) revoked: HashMap<(&'a str, &'a str, &'a PartitionId), Vec<u64>>,
     pub(super) writes: Vec<Written<'a>>,
     pub(super) refused: u64,
     pub(super) samples: BTreeMap<(&'a str, &'a PartitionId), Vec<Sample>>,
@@ -155,6 +157,9 @@ impl<'a> Tables<'a> {
                 Observation::Assigned { group, shard, generation, settled } => {
                     let (generation, settled) = (*generation, *settled);
                     tables.assignments.push(Assignment { at, by, group, shard, generation, settled });
+                }
+                Observation::Revoked { group, shard } => {
+                    tables.revoked.entry((by, group, shard)).or_default().push(at);
                 }
                 Observation::Start { run, group, place, generation, id, key, attempt, released } => {
                     runs.insert((by, *run), tables.runs.len());

@@ -35,6 +35,14 @@ fn stuck() {
         Some(line)
     });
     clean(&idle);
+    // Markers of transactions are no records.
+    let marker = changed(standing(31), |mut line| {
+        if let Observation::Settled { offset, end, .. } = &mut line.saw {
+            (*offset, *end) = (Some(3), 5);
+        }
+        Some(line)
+    });
+    clean(&marker);
 }
 
 #[test]
@@ -53,6 +61,11 @@ fn lying_readiness() {
     earns(&ready(true, false), Kind::LyingReadiness);
     clean(&ready(true, true));
     clean(&ready(false, false));
+    // It does not know of what it gave back.
+    let mut gave = ready(true, false);
+    let (group, shard) = (GROUP.to_owned(), shard());
+    gave.push(10 * SECOND, "a.1", Observation::Revoked { group, shard });
+    clean(&gave);
 }
 
 #[test]
