@@ -1,9 +1,12 @@
 //! Real processes on a log under kills, pauses, full disks and damage, and on Kafka under what befalls its brokers and
 //! connections too; the independent checker decides.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::bail;
+use anyhow::{Context, bail};
 use clap::{Args, ValueEnum};
 
 use crate::{
@@ -54,10 +57,29 @@ impl Options {
     }
 }
 
+/// Copies of what a run starts again and again: an hour outlasts the next build.
+fn programs() -> anyhow::Result<PathBuf> {
+    let folder = target().join("chaos-programs");
+    fs::create_dir_all(&folder)?;
+    for name in ["chaos", "checker", "kafka-observer"] {
+        copy(&target().join("release").join(name), &folder.join(name))?;
+    }
+    copy(&std::env::current_exe()?, &folder.join("xtask"))?;
+    Ok(folder)
+}
+
+/// A copy of its own file: the one of before may be running.
+fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let part = to.with_extension("part");
+    fs::copy(from, &part).with_context(|| format!("cannot copy {}", from.display()))?;
+    fs::rename(&part, to).with_context(|| format!("cannot write {}", to.display()))
+}
+
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let packages = "--package chaos --package checker --package kafka-observer";
     step(&mut command(&format!("cargo build --release --locked {packages}")))?;
-    let mut chaos = command(&target().join("release/chaos").display().to_string());
+    let programs = programs()?;
+    let mut chaos = command(&programs.join("chaos").display().to_string());
     chaos.arg("run").arg("--dir").arg(root().join(&options.dir));
     if let Some(seed) = options.seed {
         chaos.args(["--seed", &seed.to_string()]);
@@ -78,7 +100,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             if options.minute {
                 chaos.arg("--minute");
             }
-            chaos.arg("--kafka").arg(&folder).arg("--xtask").arg(std::env::current_exe()?);
+            chaos.arg("--kafka").arg(&folder).arg("--xtask").arg(programs.join("xtask"));
             kafka::with_cluster(&folder, || step(&mut chaos))
         }
     }

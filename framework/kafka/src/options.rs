@@ -286,6 +286,9 @@ impl KafkaOptions {
             .set("transaction.timeout.ms", "10000")
             .set("linger.ms", "0");
         self.properties.apply(&mut config, Role::Produces);
+        // librdkafka 2.12.1 gives a request for a group's broker no end of its own (`creq_ts_timeout` is never read): after some
+        // answers it waits for any connection to change, and a call of a transaction with it. An idle one that is closed does.
+        config.set("connections.max.idle.ms", "10000");
         config
     }
 }

@@ -21,7 +21,7 @@ use rustix::process::Signal;
 use broker::Life;
 use state::{Broker, Cluster, Listening};
 
-use crate::run::{command, step, target};
+use crate::run::{command, need, step, target};
 
 /// How long brokers may take until they listen: a cold JVM on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -94,14 +94,23 @@ pub(crate) fn run(action: &Action, cluster: Option<&Path>) -> anyhow::Result<()>
 
 /// Tests the Kafka log against a new broker, which ends with the test.
 pub(crate) fn test() -> anyhow::Result<()> {
+    // A client of others, in `interop`: imported, which says whether it is there.
+    need("/usr/bin/python3 -m confluent_kafka.error", "python3-confluent-kafka")?;
     with_broker(true, |cluster| {
-        let mut tests = command("cargo test --release --package aqueduct-kafka --locked");
-        tests.env("AQUEDUCT_TEST_KAFKA", cluster.url());
-        tests.env("AQUEDUCT_TEST_KAFKA_DATA", cluster.broker(1)?.data());
-        for (name, url) in secure::urls(cluster) {
-            tests.env(format!("AQUEDUCT_TEST_KAFKA_{}", name.to_uppercase()), url);
+        // What harms the broker comes alone, behind the others.
+        for which in ["", "--test it -- --ignored --test-threads=1 --nocapture"] {
+            let tests = "cargo test --release --package aqueduct-kafka --locked";
+            let mut tests = command(&format!("{tests} {which}"));
+            tests.env("AQUEDUCT_TEST_KAFKA", cluster.url());
+            tests.env("AQUEDUCT_TEST_KAFKA_DATA", cluster.broker(1)?.data());
+            tests.env("AQUEDUCT_TEST_KAFKA_XTASK", std::env::current_exe()?);
+            tests.env("AQUEDUCT_TEST_KAFKA_CLUSTER", state::home());
+            for (name, url) in secure::urls(cluster) {
+                tests.env(format!("AQUEDUCT_TEST_KAFKA_{}", name.to_uppercase()), url);
+            }
+            step(&mut tests)?;
         }
-        step(&mut tests)
+        Ok(())
     })
 }
 

@@ -31,6 +31,12 @@ pub(crate) fn data() -> PathBuf {
     std::env::var_os("AQUEDUCT_TEST_KAFKA_DATA").map_or_else(|| home().join("nodes/1/data"), PathBuf::from)
 }
 
+/// Kafka's own programs.
+pub(crate) fn jars() -> PathBuf {
+    // All clusters have them from that of everyday, the one of the tests too.
+    home().join("jars")
+}
+
 fn home() -> PathBuf {
     // The folder that cargo builds this very test in.
     let mut folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));

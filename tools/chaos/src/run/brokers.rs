@@ -122,7 +122,7 @@ impl Brokers {
         let at = self.any(random)?;
         let id = self.ids[at];
         self.turn += 1;
-        self.doing = Some(match self.turn % 6 {
+        self.doing = Some(match self.turn % 8 {
             0 => {
                 let fault = stage.fault("rolling restart", "all");
                 let mut order: Vec<_> = self.ids[at..].iter().chain(&self.ids[..at]).copied().collect();
@@ -134,7 +134,7 @@ impl Brokers {
                 cluster(stage)?.tell(&format!("pause {id}"))?;
                 Doing::Stopped(fault, id, Instant::now() + random.millis(3_000, 14_000))
             }
-            4 => {
+            6 => {
                 let fault = stage.fault("leader move", MOVES);
                 Doing::Commanded(fault, cluster(stage)?.begin(&format!("move-leader {MOVES}"))?, Vec::new())
             }

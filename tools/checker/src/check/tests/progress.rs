@@ -5,9 +5,22 @@ use super::*;
 /// Nothing ends between the first sample and the last, `seconds` apart, and there is lag.
 fn standing(seconds: u64) -> History {
     let mut history = good();
+    let invoke = Observation::Invoke {
+        op: 3,
+        incarnation: "p.1".to_owned(),
+        events: vec![sent("e3", "k3", 3)],
+        atomic: false,
+    };
+    history.push(90, "p.1", invoke);
+    history.push(95, "p.1", Observation::Complete { op: 3, outcome: Outcome::Ok, places: vec![place(2)] });
+    history.push(100, "observer", record("e3", "k3", 2));
     for second in 0..=seconds {
         history.push(1_000 + second * SECOND, "observer", settled(2, 3));
     }
+    // Its end comes after all that is judged here.
+    history.push(1_000 + (seconds + 1) * SECOND, "a.1", start(3, "e3", "k3", 2));
+    history.push(1_001 + (seconds + 1) * SECOND, "a.1", finish(3, Finished::Done));
+    history.push(1_002 + (seconds + 1) * SECOND, "observer", effect("e3", 2, 3));
     history
 }
 
