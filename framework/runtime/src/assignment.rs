@@ -116,7 +116,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 released,
             };
             tasks.push((id.clone(), generation, task));
-            let (stored, revoking, closed, fenced) = (-1, false, false, false);
+            // What the log has already, from where the database has it too, is not stored once more.
+            let stored = assignment.settled.filter(|settled| *settled == start).unwrap_or(-1);
+            let (revoking, closed, fenced) = (false, false, false);
             let owned =
                 Owned { generation, claim, wish, progress, releases, stored, revoking, closed, fenced };
             if let Some(older) = self.partitions.insert(id, owned) {

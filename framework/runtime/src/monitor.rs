@@ -59,7 +59,7 @@ impl Monitor {
 
     /// Whether the client has yet to show that it lives.
     pub(crate) fn suspects(&self) -> bool {
-        self.suspect.is_some()
+        self.suspect.is_some() || self.silent.is_some()
     }
 
     /// The log's answer to the question under way. Dropping the future loses nothing.
@@ -106,6 +106,13 @@ impl Monitor {
                     reason,
                 });
             }
+        }
+        if let Some((since, reason)) = &self.silent
+            && partitions.is_empty()
+            && now - *since >= STALLED
+        {
+            // Nothing is its own by now, or nothing ever was: who knows what it would be given.
+            shared.board.lock().client = Some(format!("the log does not answer: {reason}"));
         }
         if self.asking.is_empty() && self.asked.is_none_or(|asked| now - asked >= ASK) {
             self.asked = Some(now);

@@ -184,6 +184,28 @@ async fn a_log_that_answers_nothing_is_an_outage() {
     running.end().await;
 }
 
+/// An empty assignment is ready, but not while nobody knows whether it is still empty. Red when `look` asks nothing of a
+/// subscription without partitions.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_answers_nothing_is_an_outage_for_a_member_without_partitions_too() {
+    let bench = Bench::new(1).await;
+    let first = bench.run(subscription(), Shop::default());
+    bench.bus.publish(&step("a", 1)).await.unwrap();
+    first.ended(1).await;
+    let idle = bench.run(subscription(), Shop::default());
+    seen_within(SEEN, || idle.status().joined).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(idle.status().ready() && idle.status().partitions.is_empty());
+    let faults = bench.log.faults();
+    faults.pause(&bench.log);
+    seen_within(SEEN, || !idle.status().ready()).await;
+    assert!(idle.status().client.unwrap().starts_with("the log does not answer: no answer"));
+    faults.resume(&bench.log);
+    seen_within(Duration::from_secs(10), || idle.status().ready()).await;
+    first.end().await;
+    idle.end().await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stopped_partition_is_seen() {
     for key in ["refused-1", "refused-2", "refused-3"] {

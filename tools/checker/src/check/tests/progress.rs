@@ -40,6 +40,12 @@ fn stuck() {
     let mut moves = standing(31);
     moves.push(15 * SECOND, "a.1", start(9, "e3", "k3", 2));
     moves.push(15 * SECOND + 1, "a.1", finish(9, Finished::Failed));
+    let moves = changed(moves, |mut line| {
+        if let Observation::Start { run: 3, attempt, .. } = &mut line.saw {
+            *attempt = 2;
+        }
+        Some(line)
+    });
     clean(&moves);
     let idle = changed(standing(31), |mut line| {
         if let Observation::Settled { end, .. } = &mut line.saw {
@@ -50,8 +56,12 @@ fn stuck() {
     clean(&idle);
     // Markers of transactions are no records.
     let marker = changed(standing(31), |mut line| {
-        if let Observation::Settled { offset, end, .. } = &mut line.saw {
-            (*offset, *end) = (Some(3), 5);
+        match &mut line.saw {
+            Observation::Settled { offset, end, .. } if line.at > 100 => (*offset, *end) = (Some(3), 5),
+            // All of it had ended.
+            Observation::Start { run: 3, .. } => line.at = 101,
+            Observation::Finish { run: 3, .. } => line.at = 102,
+            _ => {}
         }
         Some(line)
     });
