@@ -299,7 +299,8 @@ pub trait Consumer: Send + Sync + fmt::Debug {
     /// Answers [`Signal::Revoking`].
     fn revoked(&self, partitions: &[PartitionId]);
 
-    /// Stores settled offsets; each has its own result. `StaleGeneration` where a partition has a newer owner.
+    /// Stores settled offsets; each has its own result. `StaleGeneration` where a partition has a newer owner, `Held`
+    /// while a transaction settles the partition: to be asked again.
     /// `OffsetOutOfRange`: the offset is negative or beyond the end, so nothing below it can have ended; not stored.
     fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Vec<Result<(), LogError>>>;
 

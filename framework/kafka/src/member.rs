@@ -1,23 +1,22 @@
 //! A member of a group: a client that does nothing but belong to it. It is given partitions and reads none of them; that
 //! is done by clients without a group (`fetcher`), so a rebalance stops nobody's reading.
 
+mod settling;
+
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::{
-        Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
     thread,
     time::{Duration, Instant},
 };
 
 use aqueduct_core::{
     LogError, LogErrorKind,
-    log::{Offset, PartitionId, Settlement},
+    log::{Offset, PartitionId},
 };
 use rdkafka::{
-    ClientContext, Offset as Given, TopicPartitionList,
+    ClientContext, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::KafkaError,
@@ -26,22 +25,17 @@ use rdkafka::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use settling::Due;
+
 use crate::{
     context::log,
-    error::{client, error, kind},
-    native::{self, GroupMetadata, Native},
-    reader::out_of_range,
+    error::{client, kind},
+    native::GroupMetadata,
     shared::{PATIENCE, Shared},
 };
 
 /// How soon an answer to a revoke, or a leave, is noticed.
 const BEAT: Duration = Duration::from_millis(50);
-
-/// How long a rebalance under way may keep a settlement waiting.
-const REBALANCE: Duration = Duration::from_secs(5);
-
-/// How long a settlement waits for a transaction of its partition: the next round tries again.
-const BUSY: Duration = Duration::from_millis(200);
 
 /// What the client tells, in order.
 #[derive(Debug)]
@@ -88,14 +82,6 @@ struct Owned {
     settled: Offset,
     /// How far the partition is known to reach.
     seen: Arc<AtomicI64>,
-}
-
-/// Settlements that are due, as the client takes them.
-pub(crate) struct Due {
-    pub(crate) offsets: TopicPartitionList,
-    pub(crate) proof: Arc<GroupMetadata>,
-    /// Partition, generation and offset, in the order of `offsets`.
-    pub(crate) moved: Vec<(PartitionId, i64, Offset)>,
 }
 
 impl fmt::Debug for Member {
@@ -363,16 +349,6 @@ impl Member {
         )
     }
 
-    /// The group has moved on, and this process, which may not have lost anything by it, has not heard how: no other
-    /// owner is proved by that.
-    pub(crate) fn unheard(&self, refused: LogError, owns: impl FnOnce() -> bool) -> LogError {
-        if refused.kind() == LogErrorKind::StaleGeneration && owns() {
-            let message = format!("group {} is being rebalanced, and no end of it was heard of", self.group);
-            return LogError::with_source(LogErrorKind::Unreachable, message, refused);
-        }
-        refused
-    }
-
     pub(crate) fn check(&self) -> Result<(), LogError> {
         self.shared.check()?;
         if self.leaving.is_cancelled() { Err(self.left_it()) } else { Ok(()) }
@@ -380,165 +356,6 @@ impl Member {
 
     fn left_it(&self) -> LogError {
         LogError::new(LogErrorKind::Closed, format!("this consumer of group {} was closed", self.group))
-    }
-
-    /// Whether a settlement may be stored; an error where not, no where it is late. Waits.
-    fn judge(&self, settlement: &Settlement) -> Result<bool, LogError> {
-        let Settlement { partition, generation, offset, .. } = settlement;
-        let seen = self.seen(partition, *generation)?;
-        if *offset < 0 {
-            return Err(out_of_range(&self.shared, partition, *offset));
-        }
-        if *offset > seen.load(Ordering::Relaxed) {
-            let (_, end) = self.shared.range(&partition.topic, partition.partition)?;
-            seen.fetch_max(end, Ordering::Relaxed);
-            if *offset > end {
-                return Err(out_of_range(&self.shared, partition, *offset));
-            }
-        }
-        let state = self.state();
-        let owned = state.owned.get(partition).filter(|owned| owned.generation == *generation);
-        owned.map(|owned| *offset > owned.settled).ok_or_else(|| self.stale(partition, *generation))
-    }
-
-    /// What of the settlements is due. Each that may not be stored has its error. Waits.
-    pub(crate) fn due(&self, settlements: &[Settlement]) -> (Option<Due>, Vec<Result<(), LogError>>) {
-        let mut offsets = TopicPartitionList::with_capacity(settlements.len());
-        let (mut moved, mut results) = (Vec::new(), Vec::with_capacity(settlements.len()));
-        for settlement in settlements {
-            let due = self.check().and_then(|()| self.judge(settlement));
-            if let Ok(true) = due {
-                let PartitionId { topic, partition } = &settlement.partition;
-                let mut element = offsets.add_partition(&self.shared.wire(topic.as_str()), *partition);
-                element.set_metadata(&settlement.metadata);
-                if let Err(error) = element.set_offset(Given::Offset(settlement.offset)) {
-                    results.push(Err(client("cannot settle", error)));
-                    continue;
-                }
-                moved.push((settlement.partition.clone(), settlement.generation, settlement.offset));
-            }
-            results.push(due.map(drop));
-        }
-        // After the judgements: what it proves is no older than what they saw.
-        let proof = self.proof();
-        let due = proof.filter(|_| !moved.is_empty()).map(|proof| Due { offsets, proof, moved });
-        (due, results)
-    }
-
-    /// What this process can prove. In the newer protocol the number of a member's generation moves without a word to it;
-    /// a member that was put out gets no new number before it has answered that all was lost, so the newest one proves
-    /// what `owned` says too.
-    fn proof(&self) -> Option<Arc<GroupMetadata>> {
-        if self.shared.options.coordinated()
-            && let Some(client) = self.client()
-        {
-            return GroupMetadata::of(&*client).map(Arc::new);
-        }
-        self.state().proof.clone()
-    }
-
-    /// Notes what was stored.
-    pub(crate) fn stored<'a>(&self, moved: impl IntoIterator<Item = &'a (PartitionId, i64, Offset)>) {
-        let mut state = self.state();
-        for (partition, generation, offset) in moved {
-            if let Some(owned) =
-                state.owned.get_mut(partition).filter(|owned| owned.generation == *generation)
-            {
-                owned.settled = owned.settled.max(*offset);
-            }
-        }
-    }
-
-    /// Stores settled offsets, each with its own result. Waits.
-    pub(crate) fn settle(&self, settlements: &[Settlement]) -> Vec<Result<(), LogError>> {
-        let mut results: Vec<_> = settlements.iter().map(|_| Ok(())).collect();
-        let (mut held, mut free) = (Vec::new(), Vec::new());
-        let until = Instant::now() + BUSY;
-        for (index, Settlement { partition, .. }) in settlements.iter().enumerate() {
-            if held.iter().any(|slot: &Storing<'_>| slot.partition == *partition) {
-                free.push(index);
-                continue;
-            }
-            match self.store(partition, Some(until)) {
-                Some(slot) => {
-                    held.push(slot);
-                    free.push(index);
-                }
-                None => results[index] = Err(self.busy(partition)),
-            }
-        }
-        let due: Vec<_> = free.iter().map(|index| settlements[*index].clone()).collect();
-        for (index, result) in free.into_iter().zip(self.settle_held(&due)) {
-            results[index] = result;
-        }
-        results
-    }
-
-    /// Takes the one place to store a partition's offset; none where it is not free by then.
-    pub(crate) fn store(&self, partition: &PartitionId, until: Option<Instant>) -> Option<Storing<'_>> {
-        let mut storing = lock(&self.storing);
-        while !storing.insert(partition.clone()) {
-            let left = until.map_or(BUSY, |until| until.saturating_duration_since(Instant::now()));
-            if left.is_zero() {
-                return None;
-            }
-            let waited = self.freed.wait_timeout(storing, left);
-            storing = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        Some(Storing { member: self, partition: partition.clone() })
-    }
-
-    fn busy(&self, partition: &PartitionId) -> LogError {
-        let message = format!("a transaction of group {} is settling {partition}", self.group);
-        LogError::new(LogErrorKind::Unreachable, message)
-    }
-
-    fn settle_held(&self, settlements: &[Settlement]) -> Vec<Result<(), LogError>> {
-        let until = Instant::now() + REBALANCE;
-        loop {
-            let (due, mut results) = self.due(settlements);
-            let Some(due) = due else { return results };
-            let codes = match self.client() {
-                Some(client) => {
-                    let client: Arc<dyn Native> = client;
-                    native::commit(client, &due.offsets, PATIENCE)
-                }
-                None => Err(Code::BrokerDestroy),
-            };
-            let codes = codes.unwrap_or_else(|code| vec![code; due.moved.len()]);
-            // The group moves on: once this process has heard of it, the judgement is another or the commit goes through.
-            let again = codes.iter().any(|code| kind(*code) == LogErrorKind::StaleGeneration);
-            if again && Instant::now() < until {
-                thread::sleep(BEAT);
-                continue;
-            }
-            for ((partition, generation, offset), code) in due.moved.iter().zip(codes) {
-                let at = settlements.iter().position(|one| {
-                    one.partition == *partition && one.generation == *generation && one.offset == *offset
-                });
-                if code == Code::NoError {
-                    self.stored([&(partition.clone(), *generation, *offset)]);
-                } else if let Some(at) = at {
-                    let tried = format!("cannot settle {partition} of group {} at {offset}", self.group);
-                    let refused = error(&tried, code, &code.to_string());
-                    results[at] = Err(self.unheard(refused, || self.owns(partition, *generation)));
-                }
-            }
-            return results;
-        }
-    }
-}
-
-/// The one place to store a partition's offset. Dropped, it is free.
-pub(crate) struct Storing<'a> {
-    member: &'a Member,
-    partition: PartitionId,
-}
-
-impl Drop for Storing<'_> {
-    fn drop(&mut self) {
-        lock(&self.member.storing).remove(&self.partition);
-        self.member.freed.notify_all();
     }
 }
 

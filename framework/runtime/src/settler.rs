@@ -64,6 +64,8 @@ pub(crate) async fn store(
             Ok(()) => Stored::Yes,
             Err(error) if error.kind() == LogErrorKind::StaleGeneration => Stored::Fenced,
             Err(_) if aqueduct_core::planted("failed-settle-taken-as-stored") => Stored::Yes,
+            // A transaction of the partition comes first, which settles too.
+            Err(error) if error.kind() == LogErrorKind::Held => Stored::NotNow,
             Err(error) => {
                 tracing::warn!(partition = %due.partition, %error, "cannot settle, trying again");
                 Stored::NotNow

@@ -123,7 +123,7 @@ async fn handlers_take_what_a_python_client_writes() {
     }
     drop(stop);
     running.await.unwrap().unwrap();
-    let seen = seen.lock().unwrap();
+    let seen = seen.lock().unwrap().clone();
     let of = |units: u32| seen.get(&units).unwrap_or_else(|| panic!("{units} was not handled: {seen:?}"));
     assert_eq!(*of(1), ("till-4711".to_owned(), Sold { basket: "b1".to_owned(), units: 1 }));
     assert_eq!(of(2).1, Sold { basket: "b2".to_owned(), units: 2 });

@@ -56,7 +56,7 @@ impl Form {
     };
 
     pub(crate) const SHORT: Self = Self {
-        length: Duration::from_secs(400),
+        length: Duration::from_secs(360),
         events: 1_000_000,
         broker_kills: 12,
         consumer_kills: 20,
