@@ -32,49 +32,54 @@ const CALM: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Form {
     pub(crate) length: Duration,
+    /// Events a second that publishers try to publish while nothing is wrong with them.
+    rate: u64,
+    /// Of 100,000 deliveries, how many fail until they are healed: a longer run has enough of them with fewer.
+    poison: u64,
     /// Events to be acknowledged, at least.
-    pub(crate) events: u64,
-    /// Of each kind, at least.
+    events: u64,
+    /// Of each kind of harm, at least.
     broker_kills: u64,
     consumer_kills: u64,
     pauses: u64,
     dropped: u64,
-    /// Of 100,000 deliveries, how many fail until they are healed: a longer run has enough of them with fewer.
-    poison: u64,
 }
 
 impl Form {
-    /// One storm, for the test command.
+    /// One storm, for the test command. It may be short of pauses, as chance has it.
     pub(crate) const MINUTE: Self = Self {
         length: Duration::from_secs(45),
-        events: 12_000,
-        broker_kills: 1,
-        consumer_kills: 2,
-        pauses: 1,
-        dropped: 4,
+        rate: 660,
         poison: 60,
+        events: 4_000,
+        broker_kills: 1,
+        consumer_kills: 1,
+        pauses: 0,
+        dropped: 3,
     };
 
     pub(crate) const SHORT: Self = Self {
         length: Duration::from_secs(360),
+        rate: 6_000,
+        poison: 8,
         events: 1_000_000,
         broker_kills: 12,
         consumer_kills: 20,
         pauses: 10,
         dropped: 60,
-        poison: 8,
     };
 
+    /// Each event leaves some ten observations, which the checker holds all at once.
     pub(crate) fn minutes(minutes: u64) -> Self {
         Self {
             length: Duration::from_secs(60 * minutes),
-            // Each leaves some ten observations, which the checker holds all at once.
+            rate: 330,
+            poison: 20,
             events: 5_000 * minutes,
             broker_kills: minutes,
             consumer_kills: 2 * minutes,
             pauses: minutes,
             dropped: 6 * minutes,
-            poison: 20,
         }
     }
 }
@@ -84,8 +89,8 @@ pub(crate) fn run(dir: &Path, cluster: Cluster, mut random: Random, form: Form) 
     let mut stage = Stage::new(dir)?.on(cluster);
     let url = stage.url("partitions=8");
     let mut slots = Vec::new();
-    // A publish has 3.6 events in the mean; more than are asked for, since publishers and brokers are away now and then.
-    let rate = form.events * 9 / 4 / form.length.as_secs() * 10 / 36 / 2;
+    // A publish has 3.6 events in the mean, and there are two publishers.
+    let rate = form.rate * 10 / 36 / 2;
     for name in ["p1", "p2"] {
         let words = format!("--rate {rate} --keys 1000 --repeat --in-flight 512 --failures 1000000");
         slots.push(Slot::publisher(name, random.next(), &words));
