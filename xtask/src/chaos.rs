@@ -76,7 +76,7 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let packages = "--package chaos --package checker --package kafka-observer";
+    let packages = "--package chaos --package checker --package kafka-observer --features chaos/kafka";
     step(&mut command(&format!("cargo build --release --locked {packages}")))?;
     let programs = programs()?;
     let mut chaos = command(&programs.join("chaos").display().to_string());
