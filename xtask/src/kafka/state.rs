@@ -5,7 +5,7 @@ use std::{
     hash::{BuildHasher, RandomState},
     net::TcpListener,
     path::{Path, PathBuf},
-    sync::OnceLock,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, ensure};
@@ -15,17 +15,17 @@ use serde_json::{Value, json};
 use super::{broker::Life, secure};
 use crate::run;
 
-/// Where the cluster is that this command means, where it is not the one of everyday.
-static ASIDE: OnceLock<PathBuf> = OnceLock::new();
+/// Where the cluster is that is meant now, where it is not the one of everyday.
+static ASIDE: Mutex<Option<PathBuf>> = Mutex::new(None);
 
 /// From here on, the cluster is another one: that which a developer uses is left alone.
 pub(super) fn step_aside(folder: &Path) {
-    ASIDE.get_or_init(|| run::root().join(folder));
+    *ASIDE.lock().unwrap_or_else(PoisonError::into_inner) = Some(run::root().join(folder));
 }
 
 /// Where the cluster is.
 pub(super) fn home() -> PathBuf {
-    ASIDE.get().cloned().unwrap_or_else(shared)
+    ASIDE.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_else(shared)
 }
 
 /// Where all clusters have their jars from.
@@ -243,4 +243,18 @@ fn random_id() -> String {
         digits[0] = b'A';
     }
     digits.into_iter().map(char::from).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One run of all tests has one cluster after another. Red when the first folder stays.
+    #[test]
+    fn the_newest_cluster_is_meant() {
+        for name in ["target/a", "target/b"] {
+            step_aside(Path::new(name));
+            assert_eq!(home(), run::root().join(name));
+        }
+    }
 }
