@@ -54,7 +54,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             anew |= settled.is_none() && self.shared.subscription.start != Start::Earliest;
             anew &= !aqueduct_core::planted("start-not-kept");
             let start = settled.map_or(self.shared.subscription.start, Start::Offset);
-            taken.push((assignment.clone(), claim, ended));
+            // What log and database both have is not stored once more.
+            let kept = settled.filter(|_| settled == assignment.settled);
+            taken.push((assignment.clone(), claim, ended, kept));
             starts.push((assignment, start));
         }
         let readers = match self.consumer.assign(starts.clone()).await {
@@ -81,7 +83,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             Err(error) => return Err(error),
         };
         let mut tasks = Vec::new();
-        for ((assignment, claim, ended), reader) in taken.into_iter().zip(readers) {
+        for ((assignment, claim, ended, kept), reader) in taken.into_iter().zip(readers) {
             let start = reader.position();
             let progress = Arc::new(Progress {
                 settled: AtomicI64::new(start),
@@ -116,8 +118,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 released,
             };
             tasks.push((id.clone(), generation, task));
-            // What the log has already, from where the database has it too, is not stored once more.
-            let stored = assignment.settled.filter(|settled| *settled == start).unwrap_or(-1);
+            let stored = kept.filter(|kept| *kept == start).unwrap_or(-1);
             let (revoking, closed, fenced) = (false, false, false);
             let owned =
                 Owned { generation, claim, wish, progress, releases, stored, revoking, closed, fenced };

@@ -167,8 +167,7 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
                     // Leaving is a courtesy: a client that hangs must not hold the drain up.
                     let closed = tokio::time::timeout(LEAVE, running.consumer.close()).await;
                     let closed = closed.unwrap_or_else(|_| {
-                        let late = "the log did not let it leave its group in time";
-                        tracing::warn!(subscription = name, late);
+                        tracing::warn!(subscription = name, "the log did not let it leave its group in time");
                         Ok(())
                     });
                     match result.and(closed) {
