@@ -93,6 +93,29 @@ async fn the_database_decides_where_reading_starts() {
     run_until(&bus, &open(&copy).await, 10).await;
 }
 
+/// R2, P4. A new database of a group that stands at the end in the log: where `Latest` began is kept before anything is
+/// handled, else a kill would begin at a later end. Red when what the log has is taken for what the database has.
+#[tokio::test]
+async fn a_new_database_keeps_its_start_where_the_log_has_the_same_offset() {
+    let folder = tempfile::tempdir().unwrap();
+    let bus = aqueduct::connect("memory:").await.unwrap();
+    publish(&bus, 0..10).await;
+    run_until(&bus, &open(&folder.path().join("bank.db")).await, 10).await;
+    let database = open(&folder.path().join("new.db")).await;
+    let subscription = Subscription::builder("bank").on(apply).start(aqueduct::core::log::Start::Latest);
+    let app = App::builder("bank").log(&bus).database(&database).subscribe(subscription).build().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(app.run(stopped));
+    let kept = async {
+        while number(&database, "SELECT coalesce(sum(settled), 0) FROM aqueduct_position").await < 10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), kept).await.expect("the start was kept");
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+}
+
 /// P4, P5. Red when what a handler returns is published beside its transaction: the commit may fail.
 #[tokio::test]
 async fn what_a_handler_returns_is_published_only_if_its_transaction_commits() {
