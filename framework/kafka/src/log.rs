@@ -125,10 +125,10 @@ impl CommitLog for KafkaLog {
     ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
         let (group, topic) = (group.to_owned(), topic.clone());
         Box::pin(self.0.waiting(move |shared| {
-            shared.checked("group", &group)?;
+            let wire = shared.checked("group", &group)?;
             let count = shared.require(&topic)?.spec.partitions.unwrap_or(0);
             let asked: Vec<_> = (0..count).map(|partition| (topic.clone(), partition)).collect();
-            shared.settled_of(&group, &asked)
+            shared.settled_of((&group, &wire), &asked)
         }))
     }
 

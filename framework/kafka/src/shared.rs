@@ -230,15 +230,11 @@ impl Shared {
     }
 
     /// Asks again while the failure `passes`.
-    fn ask<T>(
-        &self,
-        passes: fn(Code) -> bool,
-        ask: impl Fn() -> Result<T, (Code, String)>,
-    ) -> Result<T, (Code, String)> {
+    fn ask<T, E>(&self, passes: impl Fn(&E) -> bool, ask: impl Fn() -> Result<T, E>) -> Result<T, E> {
         let until = Instant::now() + PATIENCE;
         loop {
             match ask() {
-                Err((code, _)) if Instant::now() < until && passes(code) && !self.closed.is_cancelled() => {
+                Err(failed) if Instant::now() < until && passes(&failed) && !self.closed.is_cancelled() => {
                     thread::sleep(AGAIN);
                 }
                 answer => return answer,
@@ -248,17 +244,9 @@ impl Shared {
 
     /// Asks again while the cluster has to find itself: a partition that was just made, or whose leader moves.
     fn insist<T>(&self, tried: &str, ask: impl Fn() -> Result<T, KafkaError>) -> Result<T, LogError> {
-        let until = Instant::now() + PATIENCE;
-        loop {
-            self.check()?;
-            match ask() {
-                Ok(answer) => return Ok(answer),
-                Err(failed) if Instant::now() < until && failed.rdkafka_error_code().is_some_and(passes) => {
-                    thread::sleep(AGAIN);
-                }
-                Err(failed) => return Err(client(tried, failed)),
-            }
-        }
+        self.check()?;
+        let again = |failed: &KafkaError| failed.rdkafka_error_code().is_some_and(passes);
+        self.ask(again, ask).or_else(|failed| self.check().and(Err(client(tried, failed))))
     }
 
     /// The first offset and the one after the last. Waits.
@@ -339,14 +327,13 @@ impl Shared {
         })
     }
 
-    /// As [`Self::settled`], of a group that this process need not belong to. Waits.
+    /// As [`Self::settled`], of a group, and its name in the cluster, that this process need not belong to. Waits.
     pub(crate) fn settled_of(
         &self,
-        group: &str,
+        (group, wire): (&str, &str),
         partitions: &[(TopicName, i32)],
     ) -> Result<Vec<Option<Offset>>, LogError> {
-        let wire = self.checked("group", group)?;
-        let made = self.options.asking_of(&wire).create_with_context(Context::default());
+        let made = self.options.asking_of(wire).create_with_context(Context::default());
         let asking: BaseConsumer<Context> =
             made.map_err(|failed| client(&format!("cannot ask group {group}"), failed))?;
         self.settled(&asking, group, partitions)
@@ -354,7 +341,11 @@ impl Shared {
 }
 
 /// Whether a request met a broker that went away, or was another's by then: the client asks the next.
-fn cut_off(code: Code) -> bool {
+fn cut_off((code, _): &(Code, String)) -> bool {
+    went_away(*code)
+}
+
+fn went_away(code: Code) -> bool {
     matches!(code, Code::BrokerTransportFailure | Code::NotController)
 }
 
@@ -375,5 +366,5 @@ fn passes(code: Code) -> bool {
             | Code::UnknownTopic
             | Code::UnknownPartition
     );
-    moves || cut_off(code)
+    moves || went_away(code)
 }

@@ -78,13 +78,13 @@ pub(crate) struct Options {
     #[arg(long)]
     only: Option<Scenario>,
     /// On the Kafka cluster in this folder, whose brokers leave their ports to a proxy.
-    #[arg(long, requires = "xtask")]
+    #[arg(long, requires = "xtask", conflicts_with = "only")]
     kafka: Option<PathBuf>,
     /// The program that runs the cluster.
     #[arg(long)]
     xtask: Option<PathBuf>,
     /// On Kafka: one storm of less than a minute.
-    #[arg(long)]
+    #[arg(long, requires = "kafka", conflicts_with = "minutes")]
     minute: bool,
 }
 
@@ -140,6 +140,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 fn long(options: &Options, minutes: u64, seed: u64) -> anyhow::Result<()> {
     let dir = options.dir.join("long");
     let judged = long::run(&dir, Random::new(seed), Duration::from_secs(minutes * 60))?;
+    ensure!(judged.report.passed(), "the files are in {}", dir.display());
+    std::fs::remove_dir_all(&dir)?;
+    Ok(())
+}
+
+/// Prints the line of a long run.
+fn ledger(options: &Options, judged: &Judged, minutes: u64, seed: u64) {
     let count = |name: &str| judged.report.counts.get(name).copied().unwrap_or(0);
     println!("{}\n{}", judged.report, judged.note);
     let verdict = if judged.report.passed() { "kept" } else { "NOT KEPT" };
@@ -151,9 +158,6 @@ fn long(options: &Options, minutes: u64, seed: u64) -> anyhow::Result<()> {
         count("drains"),
         count("acknowledged"),
     );
-    ensure!(judged.report.passed(), "the files are in {}", dir.display());
-    std::fs::remove_dir_all(&dir)?;
-    Ok(())
 }
 
 fn on_kafka(options: &Options, cluster: Cluster, seed: u64) -> anyhow::Result<()> {
@@ -166,6 +170,9 @@ fn on_kafka(options: &Options, cluster: Cluster, seed: u64) -> anyhow::Result<()
     let dir = options.dir.join("kafka");
     let judged = kafka::run(&dir, cluster, Random::new(seed), form)?;
     println!("{}\n{}", judged.report, judged.note);
+    if let Some(minutes) = options.minutes {
+        ledger(options, &judged, minutes, seed);
+    }
     ensure!(judged.report.passed(), "the files are in {}; again with --seed {seed}", dir.display());
     std::fs::remove_dir_all(&dir)?;
     Ok(())

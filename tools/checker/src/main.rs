@@ -61,7 +61,7 @@ enum Command {
         /// The log's file.
         log: PathBuf,
         /// `GROUP=TOPIC`, for each topic of each group.
-        #[arg(long, value_parser = pair)]
+        #[arg(long, value_parser = checker::group_and_topic)]
         reads: Vec<(String, String)>,
     },
     /// Print how many rows wait in a service's outbox.
@@ -99,11 +99,6 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Check { folder, rules, json } => return check(&folder, &rules, json.as_deref()),
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (group, topic) = text.split_once('=').ok_or("expected GROUP=TOPIC")?;
-    Ok((group.to_owned(), topic.to_owned()))
 }
 
 fn recorder(out: &Path) -> anyhow::Result<Recorder> {

@@ -17,6 +17,15 @@ pub struct Subscription {
     pub window: u64,
 }
 
+/// Reads `GROUP=TOPIC`, as observers are told what to look at.
+///
+/// # Errors
+/// It is not of this form.
+pub fn group_and_topic(text: &str) -> Result<(String, String), String> {
+    let (group, topic) = text.split_once('=').ok_or("expected GROUP=TOPIC")?;
+    Ok((group.to_owned(), topic.to_owned()))
+}
+
 /// What a run is judged by. Times are in microseconds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

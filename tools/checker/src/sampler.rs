@@ -10,7 +10,7 @@ use std::{
 
 use crate::{
     observation::{Observation, PartitionId},
-    recorder::{Recorder, now},
+    recorder::Recorder,
 };
 
 /// How often is sampled.
@@ -55,12 +55,17 @@ impl<'a> Sampler<'a> {
         self.last.clear();
     }
 
-    /// A group's settled offset, read just now, and the end of its partition, read after it.
+    /// A group's settled offset, which had been read at `at`, and the end of its partition, read no earlier.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn see(&mut self, group: &str, shard: PartitionId, offset: Option<i64>, end: i64) -> io::Result<()> {
-        let at = now();
+    pub fn see(
+        &mut self,
+        at: u64,
+        group: &str,
+        shard: PartitionId,
+        (offset, end): (Option<i64>, i64),
+    ) -> io::Result<()> {
         let of = (group.to_owned(), shard.clone());
         let known = self
             .last

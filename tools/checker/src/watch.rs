@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use checker::{PartitionId, Recorder, Sampler};
+use checker::{PartitionId, Recorder, Sampler, now};
 use rusqlite::Connection;
 
 use crate::embedded;
@@ -34,8 +34,9 @@ fn sample(connection: &Connection, sampler: &mut Sampler<'_>) -> anyhow::Result<
         Ok((row.get(0)?, shard, row.get(3)?, row.get(4)?))
     })?;
     let rows: Vec<(String, PartitionId, Option<i64>, i64)> = rows.collect::<Result<_, _>>()?;
+    let at = now();
     for (group, shard, offset, end) in rows {
-        sampler.see(&group, shard, offset, end)?;
+        sampler.see(at, &group, shard, (offset, end))?;
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ struct Options {
     /// The brokers, `HOST:PORT[,HOST:PORT..]`.
     brokers: String,
     /// `GROUP=TOPIC`, for each topic of each group.
-    #[arg(long, value_parser = pair)]
+    #[arg(long, value_parser = checker::group_and_topic)]
     reads: Vec<(String, String)>,
     #[command(subcommand)]
     command: Command,
@@ -59,11 +59,6 @@ fn main() -> anyhow::Result<()> {
             Ok(())
         }
     }
-}
-
-fn pair(text: &str) -> Result<(String, String), String> {
-    let (group, topic) = text.split_once('=').ok_or("expected GROUP=TOPIC")?;
-    Ok((group.to_owned(), topic.to_owned()))
 }
 
 fn recorder(out: &Path) -> anyhow::Result<Recorder> {

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use checker::{PartitionId, Recorder, Sampler};
+use checker::{PartitionId, Recorder, Sampler, now};
 use rdkafka::{
     TopicPartitionList,
     consumer::{BaseConsumer, Consumer},
@@ -28,14 +28,18 @@ pub(crate) fn run(brokers: &str, reads: &[(String, String)], recorder: &Recorder
         for group in groups.values_mut() {
             // While brokers are away there is no answer, and no sample.
             if let Ok(samples) = group.sample() {
+                let (at, samples) = samples;
                 for (shard, settled, end) in samples {
-                    sampler.see(&group.name, shard, settled, end)?;
+                    sampler.see(at, &group.name, shard, (settled, end))?;
                 }
             }
         }
         Ok(())
     })
 }
+
+/// When the settled offsets had been read; each with its partition's end.
+type Samples = (u64, Vec<(PartitionId, Option<i64>, i64)>);
 
 struct Group {
     name: String,
@@ -50,7 +54,7 @@ impl Group {
         Ok(Self { name: name.to_owned(), client, topics: Vec::new(), partitions })
     }
 
-    fn sample(&mut self) -> anyhow::Result<Vec<(PartitionId, Option<i64>, i64)>> {
+    fn sample(&mut self) -> anyhow::Result<Samples> {
         // A topic that is made later has its partitions asked for then.
         for topic in &self.topics {
             if self.partitions.elements_for_topic(topic).is_empty() {
@@ -60,9 +64,11 @@ impl Group {
             }
         }
         if self.partitions.count() == 0 {
-            return Ok(Vec::new());
+            return Ok((now(), Vec::new()));
         }
         let settled = self.client.committed_offsets(self.partitions.clone(), PATIENCE)?;
+        // What ends while the brokers are asked for their ends does not excuse what was settled before.
+        let at = now();
         let ends = ends(&self.client, &self.partitions)?;
         let mut samples = Vec::new();
         for each in settled.elements() {
@@ -72,6 +78,6 @@ impl Group {
                 samples.push((shard, number(each.offset()), end));
             }
         }
-        Ok(samples)
+        Ok((at, samples))
     }
 }

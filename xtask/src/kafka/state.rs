@@ -178,17 +178,17 @@ impl Cluster {
 
     /// What a client is given.
     pub(super) fn url(&self) -> String {
-        let addresses: Vec<_> =
-            self.brokers.iter().map(|broker| format!("127.0.0.1:{}", broker.port)).collect();
-        format!("kafka://{}", addresses.join(","))
+        format!("kafka://{}", self.addresses(|broker| broker.port))
     }
 
     /// Where the brokers are for who does not go through a proxy, as Kafka's tools take it.
     pub(super) fn direct(&self) -> String {
-        let port = |broker: &Broker| broker.behind.map_or(broker.port, |behind| behind.direct);
-        let addresses: Vec<_> =
-            self.brokers.iter().map(|broker| format!("127.0.0.1:{}", port(broker))).collect();
-        addresses.join(",")
+        self.addresses(|broker| broker.behind.map_or(broker.port, |behind| behind.direct))
+    }
+
+    fn addresses(&self, port: impl Fn(&Broker) -> u16) -> String {
+        let addresses = self.brokers.iter().map(|broker| format!("127.0.0.1:{}", port(broker)));
+        addresses.collect::<Vec<_>>().join(",")
     }
 
     pub(super) fn is_secure(&self) -> bool {

@@ -102,16 +102,19 @@ impl Stage {
         Ok(Process { child, by: by.to_owned(), printed })
     }
 
+    /// The observer of the log, which is to do this.
+    fn observe(&self, what: &str) -> anyhow::Result<Command> {
+        if let Some(cluster) = &self.cluster {
+            return observer(cluster, &ROLES, what);
+        }
+        let mut command = self.checker()?;
+        command.arg(what).arg(&self.log);
+        Ok(command)
+    }
+
     /// Starts the observer.
     pub(crate) fn watch(&self) -> anyhow::Result<Watcher> {
-        let mut command = match &self.cluster {
-            Some(cluster) => observer(cluster, &ROLES, "watch")?,
-            None => {
-                let mut command = self.checker()?;
-                command.arg("watch").arg(&self.log);
-                command
-            }
-        };
+        let mut command = self.observe("watch")?;
         command.arg("--out").arg(self.seen.join("samples.jsonl")).stdin(Stdio::piped());
         let mut child = command.spawn().context("cannot start the observer")?;
         let stdin = child.stdin.take();
@@ -125,14 +128,7 @@ impl Stage {
 
     /// Reads the log and the database to their ends.
     pub(crate) fn read(&self) -> anyhow::Result<()> {
-        let mut command = match &self.cluster {
-            Some(cluster) => observer(cluster, &ROLES, "read")?,
-            None => {
-                let mut command = self.checker()?;
-                command.arg("read").arg(&self.log);
-                command
-            }
-        };
+        let mut command = self.observe("read")?;
         let status = command.arg("--out").arg(self.seen.join("read.jsonl")).status()?;
         ensure!(status.success(), "the observer could not read the log: {status}");
         if self.database.exists() {
