@@ -16,7 +16,8 @@ use crate::{event::MOVES, random::Random};
 
 /// How long the traces of a dropped response or a cut connection may last: the client connects again and asks again.
 const NETWORK: Duration = Duration::from_secs(5);
-/// How long a response is waited for that can be dropped.
+/// How long the response of one API is waited for; then that of another will do; and then none.
+const INSTEAD: Duration = Duration::from_millis(700);
 const WANTED: Duration = Duration::from_secs(3);
 /// How often is looked whether all replicas have caught up. No broker is harmed before: two away are an outage of the
 /// cluster by its own settings, and nothing of ours is tried by it.
@@ -34,7 +35,8 @@ pub(crate) struct Brokers {
     after: Duration,
     heals: Vec<(Instant, u64)>,
     silences: Vec<(Instant, usize, u64)>,
-    wanted_until: Option<Instant>,
+    /// Since when a response is wanted that can be dropped.
+    wanted: Option<Instant>,
 }
 
 enum Doing {
@@ -58,7 +60,7 @@ impl Brokers {
             after,
             heals: Vec::new(),
             silences: Vec::new(),
-            wanted_until: None,
+            wanted: None,
         })
     }
 
@@ -69,7 +71,7 @@ impl Brokers {
             let name = APIS.iter().find(|(number, _)| *number == api).map_or("", |(_, name)| name);
             let fault = stage.fault("dropped response", name);
             self.heals.push((now + NETWORK, fault));
-            self.wanted_until = None;
+            self.wanted = None;
         }
         for (_, fault) in self.heals.extract_if(.., |(at, _)| *at <= now) {
             stage.healed(fault);
@@ -78,8 +80,10 @@ impl Brokers {
             self.proxy.silence(index, false);
             self.heals.push((now + self.after, fault));
         }
-        if self.wanted_until.is_some_and(|until| until <= now) {
-            self.wanted_until = None;
+        match self.wanted.map(|since| now - since) {
+            Some(waited) if waited > WANTED => self.calm(),
+            Some(waited) if waited > INSTEAD => self.proxy.drop_any(),
+            _ => {}
         }
         self.doing = match self.doing.take() {
             Some(Doing::Dead(fault, id, until)) if until <= now => {
@@ -161,10 +165,10 @@ impl Brokers {
                 self.proxy.silence(index, true);
                 self.silences.push((Instant::now() + random.millis(300, 9_000), index, fault));
             }
-            _ if self.wanted_until.is_none() => {
+            _ if self.wanted.is_none() => {
                 let (api, _) = APIS[usize::try_from(random.below(u64::try_from(APIS.len())?))?];
                 self.proxy.drop_next(api);
-                self.wanted_until = Some(Instant::now() + WANTED);
+                self.wanted = Some(Instant::now());
             }
             _ => {}
         }
@@ -178,7 +182,7 @@ impl Brokers {
     /// Nothing more is dropped.
     pub(crate) fn calm(&mut self) {
         self.proxy.drop_none();
-        self.wanted_until = None;
+        self.wanted = None;
     }
 }
 

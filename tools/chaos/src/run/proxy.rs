@@ -8,7 +8,6 @@ use std::{
     collections::VecDeque,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -39,9 +38,6 @@ pub(crate) const APIS: [(i16, &str); 9] = [
     (28, "TxnOffsetCommit"),
 ];
 
-/// When the response of another API will do.
-const INSTEAD: Duration = Duration::from_millis(700);
-
 /// A frame is no larger: it is read whole.
 const MOST: usize = 256 << 20;
 
@@ -53,11 +49,28 @@ pub(crate) struct Proxy {
     harm: Arc<Harm>,
 }
 
+/// Which response shall be dropped next.
+#[derive(Debug, Clone, Copy)]
+enum Wanted {
+    /// That to a request of this API.
+    One(i16),
+    /// That to any of [`APIS`].
+    Any,
+}
+
+impl Wanted {
+    fn is(self, api: i16) -> bool {
+        match self {
+            Self::One(wanted) => wanted == api,
+            Self::Any => APIS.iter().any(|(one, _)| *one == api),
+        }
+    }
+}
+
 /// What is wanted, and what was done.
 #[derive(Default)]
 struct Harm {
-    /// The API, and since when.
-    wanted: Mutex<Option<(i16, Instant)>>,
+    wanted: Mutex<Option<Wanted>>,
     dropped: Mutex<Vec<i16>>,
 }
 
@@ -104,7 +117,14 @@ impl Proxy {
 
     /// Drops the next response to a request of this API, and cuts its connection: none gets another out of order.
     pub(crate) fn drop_next(&self, api: i16) {
-        *lock(&self.harm.wanted) = Some((api, Instant::now()));
+        *lock(&self.harm.wanted) = Some(Wanted::One(api));
+    }
+
+    /// Drops the next response of any of [`APIS`], where that of one is wanted and did not come.
+    pub(crate) fn drop_any(&self) {
+        if let Some(wanted) = lock(&self.harm.wanted).as_mut() {
+            *wanted = Wanted::Any;
+        }
     }
 
     /// Drops none any more.
@@ -178,7 +198,7 @@ async fn responses(
     loop {
         read(&mut from, &mut frame).await?;
         if let Some(api) = answered(asked, &frame)
-            && lock(&harm.wanted).take_if(|(wanted, since)| *wanted == api || is_next(api, *since)).is_some()
+            && lock(&harm.wanted).take_if(|wanted| wanted.is(api)).is_some()
         {
             lock(&harm.dropped).push(api);
             return Ok(());
@@ -186,11 +206,6 @@ async fn responses(
         speaks(&mut silent).await?;
         to.write_all(&frame).await?;
     }
-}
-
-/// Whether another API's response will do: the wanted one was not called for so long.
-fn is_next(api: i16, since: Instant) -> bool {
-    since.elapsed() > INSTEAD && APIS.iter().any(|(one, _)| *one == api)
 }
 
 /// The API of the request that a response answers. A request without an answer is passed over.
@@ -277,5 +292,14 @@ mod tests {
         let mut client = connect();
         client.write_all(&request(26, 5)).unwrap();
         assert_eq!(answer(&mut client).unwrap(), 5);
+        // None is wanted any more; then another than the wanted one will do.
+        proxy.drop_any();
+        client.write_all(&request(0, 6)).unwrap();
+        assert_eq!(answer(&mut client).unwrap(), 6);
+        proxy.drop_next(26);
+        proxy.drop_any();
+        client.write_all(&request(0, 7)).unwrap();
+        answer(&mut client).unwrap_err();
+        assert_eq!(proxy.dropped(), [0]);
     }
 }
