@@ -4,6 +4,7 @@
 use std::{collections::VecDeque, future::poll_fn, sync::Arc, time::Duration};
 
 use aqueduct_core::{Record, cloudevents::Incoming};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -23,21 +24,23 @@ pub(crate) const BUDGET: Duration = Duration::from_millis(5);
 impl<S: Send + Sync + 'static> Partition<S> {
     /// Starts what can start now; `true`: there is more, and others had no turn for a while.
     pub(super) fn step(&mut self) -> Result<bool, Halt> {
-        self.start_ready()?;
-        let more = self.admit()?;
-        if !self.lanes.has_ready() {
+        let began = self.watch.begin();
+        let more = self.start_ready(began)? || self.admit(began)?;
+        self.watch.end();
+        if self.lanes.has_ready() {
+            self.places.end_turn();
+        } else {
             self.places.let_go();
         }
         Ok(more)
     }
 
-    /// Starts lanes in line, as far as there are places.
-    pub(super) fn start_ready(&mut self) -> Result<(), Halt> {
-        if !self.lanes.has_ready() {
-            return Ok(());
-        }
-        self.watch.begin();
+    /// Starts lanes in line, as far as there are places; `true`: there are more, and this turn, which `began` then, is over.
+    pub(super) fn start_ready(&mut self, began: Instant) -> Result<bool, Halt> {
         while self.lanes.has_ready() {
+            if self.over(began) {
+                return Ok(true);
+            }
             let Some(permit) = self.places.take() else {
                 self.places.want();
                 break;
@@ -47,8 +50,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 None => self.places.give(permit),
             }
         }
-        self.watch.end();
-        Ok(())
+        Ok(false)
+    }
+
+    /// A poll follows, unless this turn is over.
+    fn over(&mut self, began: Instant) -> bool {
+        self.watch.before().is_some_and(|now| now - began > BUDGET)
     }
 
     /// Begins an attempt at a lane's first record, here where that is possible.
@@ -60,10 +67,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
         lane.head.attempts += 1;
         lane.head.state = State::Running;
         let (record, number) = (lane.head.record.clone(), lane.head.attempts);
-        self.watch.before();
         let (in_place, route) = self.poll_in_place(&record, number);
         if let InPlace::Over(attempted) = in_place {
-            self.places.give(permit);
+            self.places.hand_back(permit);
             return self.on_attempted(id, attempted);
         }
         self.spawn(id, record, in_place, route, permit);
@@ -122,11 +128,14 @@ impl<S: Send + Sync + 'static> Partition<S> {
     }
 
     /// Takes what the window has room for; `true`: there is more, and others had no turn for a while.
-    fn admit(&mut self) -> Result<bool, Halt> {
+    fn admit(&mut self, began: Instant) -> Result<bool, Halt> {
+        // What waits for a place comes first, and what is read meanwhile would only wait too.
+        if self.lanes.has_ready() {
+            return Ok(false);
+        }
         let Some((mut record, position)) = self.pending.take() else { return Ok(false) };
         let window = self.shared.subscription.window;
         self.look_at_stored();
-        let began = self.watch.begin();
         loop {
             // From the stored settled offset: a crash repeats no more than a window.
             let full = self.ring.len() >= window || self.above_stored() >= window;
@@ -137,19 +146,24 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 self.report_window();
                 return Ok(false);
             }
-            if self.watch.before().is_some_and(|now| now - began > BUDGET) {
+            if self.over(began) {
                 self.pending = Some((record, position));
                 return Ok(true);
             }
             self.take_in(&record)?;
-            if !record.advance() {
-                break;
+            let last = !record.advance();
+            if last {
+                self.ring.pass(position);
+            }
+            let more = self.start_ready(began)?;
+            if last {
+                return Ok(more);
+            }
+            if self.lanes.has_ready() {
+                self.pending = Some((record, position));
+                return Ok(more);
             }
         }
-        self.watch.end();
-        self.ring.pass(position);
-        self.start_ready()?;
-        Ok(false)
     }
 
     /// Takes a record in. One whose key is idle is handled right here.
@@ -171,9 +185,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 return self.queue(id, sequence, record.clone());
             }
         }
-        // Who waits in line comes first.
-        let permit = if self.lanes.has_ready() { None } else { self.places.take() };
-        let Some(permit) = permit else {
+        let Some(permit) = self.places.take() else {
             let id = self
                 .lanes
                 .open(record.key().map(KeyBytes::from), Head::new(record.clone(), Origin::Live(sequence)));
@@ -183,12 +195,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let (in_place, route) = self.poll_in_place(record, 1);
         match in_place {
             InPlace::Over(Attempted::Ended) => {
-                self.places.give(permit);
+                self.places.hand_back(permit);
                 self.end(sequence);
                 Ok(())
             }
             InPlace::Over(attempted) => {
-                self.places.give(permit);
+                self.places.hand_back(permit);
                 let id = self.open_running(record, sequence);
                 self.on_attempted(id, attempted)
             }

@@ -251,7 +251,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         self.places.let_go();
         if aqueduct_core::planted("drain-begins-deliveries") {
             self.places.conjure(64);
-            drop(self.start_ready());
+            drop(self.start_ready(Instant::now()));
         }
         let mut unfinished = self.lanes.drain();
         let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));

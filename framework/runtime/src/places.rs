@@ -1,7 +1,8 @@
 //! Places to run: at most so many handlers at once, over all partitions that this process has of a subscription.
 //!
 //! A place that comes free is taken up again by its own partition while that has no more than its share, so that the
-//! end of a delivery wakes no other partition's task. Beyond the share it goes to who has waited longest.
+//! end of a delivery wakes no other partition's task. Beyond the share it goes to who has waited longest; only what
+//! handlers that do not wait hand on to each other stays in hand until the partition's turn is over.
 
 use std::sync::{
     Arc,
@@ -59,6 +60,9 @@ impl Drop for Waiting {
 /// The places of one partition.
 pub(crate) struct Places {
     pool: Arc<Pool>,
+    /// Given back within this turn, for what begins next in it: a place that went to another partition's task with each
+    /// event would cost more than the events.
+    in_hand: Option<Permit>,
     /// Given back by what ended, and neither taken up again nor let go.
     kept: Vec<Permit>,
     /// With what runs.
@@ -71,17 +75,22 @@ pub(crate) struct Places {
 impl Places {
     pub(crate) fn new(pool: &Arc<Pool>) -> Self {
         pool.partitions.fetch_add(1, Ordering::Relaxed);
-        Self { pool: Arc::clone(pool), kept: Vec::new(), taken: 0, granted: None, wanted: None }
+        Self {
+            pool: Arc::clone(pool),
+            in_hand: None,
+            kept: Vec::new(),
+            taken: 0,
+            granted: None,
+            wanted: None,
+        }
     }
 
     /// A place, if there is one for this partition now.
     pub(crate) fn take(&mut self) -> Option<Permit> {
-        let permit = match self.granted.take() {
+        let permit = match self.in_hand.take().or_else(|| self.granted.take()) {
             Some(permit) => permit,
             None => {
-                if self.pool.waiting.load(Ordering::Relaxed) > 0 && self.taken >= self.pool.share() {
-                    self.kept.clear();
-                }
+                self.share();
                 match self.kept.pop() {
                     Some(permit) => permit,
                     // It gives nothing while somebody waits in line.
@@ -91,6 +100,25 @@ impl Places {
         };
         self.taken += 1;
         Some(permit)
+    }
+
+    /// What is kept goes to others, if they wait and this partition has its share.
+    fn share(&mut self) {
+        if self.pool.waiting.load(Ordering::Relaxed) > 0 && self.taken >= self.pool.share() {
+            self.kept.clear();
+        }
+    }
+
+    /// Takes a place back whose delivery ended where it began, within this turn.
+    pub(crate) fn hand_back(&mut self, permit: Permit) {
+        self.taken = self.taken.saturating_sub(1);
+        self.kept.extend(self.in_hand.replace(permit));
+    }
+
+    /// This turn is over.
+    pub(crate) fn end_turn(&mut self) {
+        self.kept.extend(self.in_hand.take());
+        self.share();
     }
 
     /// Takes a place back whose delivery ended or waits no more.
@@ -106,6 +134,7 @@ impl Places {
 
     /// Nothing is in line here: what is free is for others.
     pub(crate) fn let_go(&mut self) {
+        self.in_hand = None;
         self.kept.clear();
         self.granted = None;
         self.wanted = None;
@@ -178,6 +207,27 @@ mod tests {
         }
         busy.give(running.pop().unwrap());
         assert!(busy.take().is_some(), "one runs: the second place is its own, although another waits");
+    }
+
+    /// P2. Red when `end_turn` keeps what is beyond the share: who waits then never gets it. And when `take` shares what is in
+    /// hand, each event goes through another task.
+    #[tokio::test]
+    async fn a_place_stays_for_a_turn_and_no_longer() {
+        let pool = Pool::new(1);
+        let (mut busy, mut other) = (Places::new(&pool), Places::new(&pool));
+        let first = busy.take().unwrap();
+        other.want();
+        assert!(other.got().now_or_never().is_none());
+        busy.hand_back(first);
+        for _ in 0..3 {
+            let next = busy.take().expect("its turn goes on");
+            busy.hand_back(next);
+        }
+        assert!(other.got().now_or_never().is_none());
+        busy.end_turn();
+        assert!(busy.take().is_none());
+        other.got().await;
+        assert!(other.take().is_some());
     }
 
     /// Red when `let_go` forgets the place that was waited for, or stays in line.
