@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
     thread,
     time::Duration,
 };
@@ -72,9 +72,16 @@ impl Drop for Batch {
 #[derive(Default)]
 pub(crate) struct Reports {
     batches: Mutex<Slab<Batch>>,
+    /// The client, to be asked why it failed for good.
+    client: OnceLock<Weak<BaseProducer<Self>>>,
 }
 
 impl Reports {
+    /// Why the client takes nothing more, if so.
+    fn fatal(&self) -> Option<(Code, String)> {
+        self.client.get()?.upgrade()?.client().fatal_error()
+    }
+
     fn batches(&self) -> MutexGuard<'_, Slab<Batch>> {
         self.batches.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -119,7 +126,10 @@ impl ProducerContext for Reports {
             Err((failed, message)) => {
                 let code = failed.rdkafka_error_code().unwrap_or(Code::Fail);
                 let tried = format!("cannot store a record in {}/{}", message.topic(), message.partition());
-                Err(error(&tried, code, &code.to_string()))
+                // What was not sent yet goes with a client that fails for good: why is what it failed of.
+                let cause = if code == Code::PurgeQueue { self.fatal() } else { None };
+                let (code, said) = cause.unwrap_or_else(|| (code, code.to_string()));
+                Err(error(&tried, code, &said))
             }
         };
         self.note(opaque >> 32, Some((opaque & 0xffff_ffff, outcome)));
@@ -144,6 +154,7 @@ impl Sender {
         let made: BaseProducer<Reports> = made.map_err(|error| client("cannot make a producer", error))?;
         let made = Arc::new(made);
         let serving = Arc::downgrade(&made);
+        made.context().client.get_or_init(|| Weak::clone(&serving));
         let serve = move || {
             while let Some(client) = serving.upgrade() {
                 client.poll(LOOK);

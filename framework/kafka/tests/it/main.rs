@@ -6,6 +6,7 @@
     reason = "a broken promise is a panic, also in what the tests share"
 )]
 
+mod answers;
 mod bad_input;
 mod cluster;
 mod contract;
@@ -18,3 +19,4 @@ mod secure;
 mod slow;
 mod topics;
 mod unreadable;
+mod wire;
