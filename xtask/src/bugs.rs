@@ -1,9 +1,11 @@
 //! Plants each bug of the table in turn and looks whether the test that is there for it turns red.
 
+mod kafka_table;
 mod table;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ffi::OsString,
     io::Read,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -15,7 +17,11 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-use crate::run::{command, root, step};
+use crate::{
+    kafka,
+    run::{command, root, step},
+};
+use kafka_table::KAFKA_BUGS;
 use table::{BUGS, Binary, Bug};
 
 /// A test that hangs has not caught anything.
@@ -30,24 +36,44 @@ pub(crate) struct Options {
     /// This bug alone.
     #[arg(long)]
     only: Option<String>,
+    /// Those of the Kafka log, on a broker that is started for them.
+    #[arg(long)]
+    kafka: bool,
+}
+
+impl Options {
+    pub(crate) fn of_kafka() -> Self {
+        Self { only: None, kafka: true }
+    }
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let bugs = if options.kafka { KAFKA_BUGS } else { BUGS };
     let chosen: Vec<&Bug> =
-        BUGS.iter().filter(|bug| options.only.as_deref().is_none_or(|only| only == bug.name)).collect();
+        bugs.iter().filter(|bug| options.only.as_deref().is_none_or(|only| only == bug.name)).collect();
     if chosen.is_empty() {
-        let names: Vec<_> = BUGS.iter().map(|bug| bug.name).collect();
+        let names: Vec<_> = bugs.iter().map(|bug| bug.name).collect();
         bail!("no bug has this name; there are: {}", names.join(", "));
     }
+    if options.kafka {
+        return kafka::for_tests(|place| plant(&chosen, place));
+    }
+    plant(&chosen, &Vec::new())
+}
+
+/// What tests find in their environment.
+type Place = Vec<(String, OsString)>;
+
+fn plant(chosen: &[&Bug], place: &Place) -> anyhow::Result<()> {
     let mut tests: BTreeMap<Binary, BTreeSet<&str>> = BTreeMap::new();
-    for bug in &chosen {
+    for bug in chosen {
         tests.entry(bug.binary).or_default().extend(bug.tests);
     }
     let built = build(&tests.keys().copied().collect())?;
     let started = Instant::now();
     for (binary, tests) in &tests {
         let tests: Vec<_> = tests.iter().copied().collect();
-        let ended = attempt(&built[binary], *binary, &tests, None)?;
+        let ended = attempt(&built[binary], *binary, &tests, None, place)?;
         let passed = format!("test result: ok. {} passed", tests.len());
         ensure!(
             ended.said.contains(&passed),
@@ -66,7 +92,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
                     *next - 1
                 };
                 let Some(bug) = chosen.get(index) else { return Ok(()) };
-                let ended = attempt(&built[&bug.binary], bug.binary, bug.tests, Some(bug.name))?;
+                let ended = attempt(&built[&bug.binary], bug.binary, bug.tests, Some(bug.name), place)?;
                 verdicts.lock().unwrap_or_else(PoisonError::into_inner).insert(index, ended);
             }
         };
@@ -167,10 +193,17 @@ fn package(folder: &str) -> String {
 }
 
 /// Runs some tests, with a bug or without.
-fn attempt(executable: &Path, binary: Binary, tests: &[&str], bug: Option<&str>) -> anyhow::Result<Ended> {
+fn attempt(
+    executable: &Path,
+    binary: Binary,
+    tests: &[&str],
+    bug: Option<&str>,
+    place: &Place,
+) -> anyhow::Result<Ended> {
     let mut command = Command::new(executable);
     command.arg("--exact").args(tests).current_dir(root().join("framework").join(binary.folder()));
     command.env("AQUEDUCT_SEEDS", SEEDS).env_remove("AQUEDUCT_PLANTED");
+    command.envs(place.iter().map(|(name, value)| (name, value)));
     command.envs(bug.map(|bug| ("AQUEDUCT_PLANTED", bug)));
     // A group of its own, so that the processes which a hung test has started end with it.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).process_group(0);
@@ -233,10 +266,10 @@ mod tests {
             sites(&package.unwrap().path().join("src"), &mut found);
         }
         found.sort();
-        let mut listed: Vec<_> = BUGS.iter().map(|bug| bug.name).collect();
+        let mut listed: Vec<_> = BUGS.iter().chain(KAFKA_BUGS).map(|bug| bug.name).collect();
         listed.sort_unstable();
         assert_eq!(found, listed);
-        assert!(listed.len() >= 30);
+        assert!(BUGS.len() >= 30);
         for rule in ["R1", "R2", "R3", "R4", "R7"] {
             assert!(BUGS.iter().any(|bug| bug.rule == rule), "{rule}");
         }

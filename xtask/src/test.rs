@@ -36,6 +36,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     bugs::schedules()?;
     bugs::run(&bugs::Options::default())?;
+    bugs::run(&bugs::Options::of_kafka())?;
     chaos::run(&chaos::Options::short())?;
     chaos::run(&chaos::Options::minute())?;
     // The whole path, killed five times, judged by the program that links none of our crates.

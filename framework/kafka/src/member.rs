@@ -84,6 +84,14 @@ struct Owned {
     seen: Arc<AtomicI64>,
 }
 
+impl State {
+    /// A partition that it has under this generation.
+    fn given(&self, partition: &PartitionId, generation: i64) -> Option<&Owned> {
+        let any = aqueduct_core::planted("kafka-settles-for-anybody");
+        self.owned.get(partition).filter(|owned| owned.generation == generation || any)
+    }
+}
+
 impl fmt::Debug for Member {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Member").field("group", &self.group).finish_non_exhaustive()
@@ -262,7 +270,7 @@ impl Member {
             for partition in &partitions {
                 state.owned.remove(partition);
             }
-            if !partitions.is_empty() {
+            if !partitions.is_empty() && !aqueduct_core::planted("kafka-loss-not-told") {
                 self.tell(Told::Lost(partitions));
             }
             return false;
@@ -271,6 +279,10 @@ impl Member {
             state.proof = Some(Arc::new(proof));
         }
         if partitions.is_empty() {
+            return false;
+        }
+        if aqueduct_core::planted("kafka-revoke-answered-at-once") {
+            self.tell(Told::Revoking(partitions));
             return false;
         }
         state.asked.extend(partitions.iter().cloned());
@@ -314,7 +326,7 @@ impl Member {
 
     /// Whether it is still given this partition under this generation.
     pub(crate) fn owns(&self, partition: &PartitionId, generation: i64) -> bool {
-        self.state().owned.get(partition).is_some_and(|owned| owned.generation == generation)
+        self.state().given(partition, generation).is_some()
     }
 
     /// Where the group stands. Waits.
@@ -336,7 +348,7 @@ impl Member {
     /// What a reader of an owned partition tells how far it came.
     pub(crate) fn seen(&self, partition: &PartitionId, generation: i64) -> Result<Arc<AtomicI64>, LogError> {
         let state = self.state();
-        match state.owned.get(partition).filter(|owned| owned.generation == generation) {
+        match state.given(partition, generation) {
             Some(owned) => Ok(Arc::clone(&owned.seen)),
             None => Err(self.stale(partition, generation)),
         }

@@ -131,7 +131,7 @@ impl KafkaOptions {
 
     /// P11: what goes to `host` is encrypted and the host is who it should be, unless `insecure` says otherwise.
     fn check_secure(&self, host: &str) -> Result<(), LogError> {
-        if self.insecure {
+        if self.insecure || aqueduct_core::planted("kafka-plaintext-anywhere") {
             return Ok(());
         }
         let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
@@ -228,6 +228,12 @@ impl KafkaOptions {
             .set("queued.max.messages.kbytes", "8192")
             .set("fetch.queue.backoff.ms", "20")
             .set("allow.auto.create.topics", "false");
+        if aqueduct_core::planted("kafka-markers-not-passed") {
+            config.set("enable.partition.eof", "false");
+        }
+        if aqueduct_core::planted("kafka-reads-what-was-rolled-back") {
+            config.set("isolation.level", "read_uncommitted");
+        }
         self.properties.apply(&mut config, Role::Reads);
         config
     }
@@ -271,6 +277,9 @@ impl KafkaOptions {
             .set("queue.buffering.max.messages", "10000000")
             .set("queue.buffering.max.kbytes", "2147483647")
             .set("message.max.bytes", largest.to_string());
+        if aqueduct_core::planted("kafka-keys-go-elsewhere") {
+            config.set("partitioner", "consistent_random");
+        }
         self.properties.apply(&mut config, Role::Produces);
         config
     }
@@ -289,6 +298,9 @@ impl KafkaOptions {
         // librdkafka 2.12.1 gives a request for a group's broker no end of its own (`creq_ts_timeout` is never read): after some
         // answers it waits for any connection to change, and a call of a transaction with it. An idle one that is closed does.
         config.set("connections.max.idle.ms", "10000");
+        if aqueduct_core::planted("kafka-producer-fences-nobody") {
+            config.set("transactional.id", format!("{id}-{}", uuid::Uuid::now_v7()));
+        }
         config
     }
 }

@@ -107,7 +107,12 @@ fn ask(asking: &Arc<BaseConsumer<Context>>) -> Result<(), Unanswered> {
 
 /// Whether who was asked does not want us, or is not wanted, however often it is tried.
 fn is_refusal(met: &Met) -> bool {
-    matches!(met.code, Code::Authentication | Code::SSL) || is_alert(&met.reason)
+    matches!(met.code, Code::Authentication | Code::SSL) || is_alert(&met.reason) || is_foreign(&met.reason)
+}
+
+/// Whether what answered spoke something else: its first bytes, taken for a length, are no answer's.
+fn is_foreign(reason: &str) -> bool {
+    reason.contains("Invalid response size")
 }
 
 /// Whether the broker did not take our certificate: with TLS 1.3 that shows after the handshake.
@@ -119,6 +124,11 @@ fn refusal(options: &KafkaOptions, met: &Met) -> LogError {
     let reason = &met.reason;
     let (kind, what) = if met.code == Code::Authentication {
         (LogErrorKind::Unauthenticated, "Kafka refused the user or the password")
+    } else if is_foreign(reason) {
+        (
+            LogErrorKind::Unreachable,
+            "what answers there is no Kafka, or its listener has another security.protocol",
+        )
     } else if is_alert(reason) {
         (LogErrorKind::Unauthenticated, "Kafka did not take this client's certificate, or wants one")
     } else if !reason.contains(UNVERIFIED) {

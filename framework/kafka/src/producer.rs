@@ -122,7 +122,9 @@ impl Inner {
             };
             let Some(refused) = refused.or_else(|| filling.give(&self.shared, index).err()) else { continue };
             let hold = ordered(&filling.records[index]);
-            if let Some(hold) = hold.clone() {
+            if let Some(hold) = hold.clone()
+                && !aqueduct_core::planted("kafka-holds-nothing")
+            {
                 *state.held.entry(hold).or_insert(0) += 1;
             }
             filling.refuse(index, refused, hold);
@@ -204,6 +206,9 @@ impl Inner {
     /// The client, or a new one where it has failed for good and has answered for all that it took.
     fn renew(&self, old: &Arc<Sender>) -> Result<Arc<Sender>, LogError> {
         let Some((code, said)) = old.fatal() else { return Ok(Arc::clone(old)) };
+        if aqueduct_core::planted("kafka-failed-producer-stays") {
+            return Ok(Arc::clone(old));
+        }
         tracing::warn!(?code, said, "a producer of Kafka failed for good and is made anew");
         while !old.is_idle() {
             if self.shared.check().is_err() {

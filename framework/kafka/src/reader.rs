@@ -143,7 +143,8 @@ impl KafkaReader {
             (Code::AutoOffsetReset | Code::OffsetOutOfRange, _) => {
                 let judged = move |shared: &Arc<Shared>| {
                     let (first, end) = shared.range(&partition.topic, partition.partition)?;
-                    let there = (first..=end).contains(&next);
+                    let there = (first..=end).contains(&next)
+                        || aqueduct_core::planted("kafka-offset-outside-not-told");
                     Ok((!there).then(|| not_in(&partition, next, first, end)))
                 };
                 let over = self.shared.waiting(judged).await?;
@@ -162,7 +163,8 @@ impl KafkaReader {
                     .is_none()
                     .then(|| error(&format!("cannot read {}", self.partition), met.code, &met.said))
             }
-            (_, LogErrorKind::Corrupt) => Some(self.unreadable(&met).await?),
+            // Of a codec or a format that this client does not know: a newer one may.
+            (_, LogErrorKind::Corrupt | LogErrorKind::Format) => Some(self.unreadable(&met).await?),
             // The client tries again by itself.
             (_, LogErrorKind::Unreachable) => None,
             _ => Some(error(&format!("cannot read {} from {next} on", self.partition), met.code, &met.said)),

@@ -56,8 +56,8 @@ impl fmt::Debug for KafkaTransactions {
 
 /// How an attempt failed.
 enum Failed {
-    /// Rolled back since the group is being rebalanced: to be judged again.
-    Rebalance(LogError),
+    /// Rolled back for what passes, such as a rebalance of the group: to be judged again.
+    Again(LogError),
     /// For good, or for the caller to repeat.
     Other(LogError),
 }
@@ -123,30 +123,39 @@ impl Inner {
                 return Err(fault);
             }
         }
-        let Some((member, settlements)) = settlements else {
-            return self.attempt(shared, records, None).map_err(|failed| match failed {
-                Failed::Rebalance(error) | Failed::Other(error) => error,
-            });
-        };
         // In one order, so that two that settle the same partitions do not wait for each other.
-        let settled: BTreeSet<_> = settlements.iter().map(|settlement| &settlement.partition).collect();
-        let _held: Vec<_> = settled.into_iter().map(|partition| member.store(partition, None)).collect();
+        let settled: BTreeSet<_> =
+            settlements.iter().flat_map(|(_, all)| all).map(|one| &one.partition).collect();
+        let member = settlements.as_ref().map(|(member, _)| &**member);
+        let _held: Vec<_> = member
+            .into_iter()
+            .flat_map(|member| settled.iter().map(|place| member.store(place, None)))
+            .collect();
         let until = Instant::now() + PATIENCE;
         loop {
-            let (due, judged) = member.due(&settlements);
-            if let Some(refused) = judged.into_iter().find_map(Result::err) {
-                return Err(refused);
-            }
+            let due = match &settlements {
+                None => None,
+                Some((member, settlements)) => {
+                    let (due, judged) = member.due(settlements, !records.is_empty());
+                    if let Some(refused) = judged.into_iter().find_map(Result::err) {
+                        return Err(refused);
+                    }
+                    due
+                }
+            };
+            let moved = || due.iter().flat_map(|due| &due.moved);
             match self.attempt(shared, records, due.as_ref()) {
                 Ok(positions) => {
-                    member.stored(due.iter().flat_map(|due| &due.moved));
+                    if let Some(member) = member {
+                        member.stored(moved());
+                    }
                     return Ok(positions);
                 }
-                Err(Failed::Rebalance(_)) if Instant::now() < until => thread::sleep(BEAT),
-                Err(Failed::Rebalance(error)) => {
-                    let moved = due.iter().flat_map(|due| &due.moved);
-                    let mut moved = moved.map(|(partition, generation, _)| (partition, *generation));
-                    let owns = || moved.all(|(partition, generation)| member.owns(partition, generation));
+                Err(Failed::Again(_)) if Instant::now() < until => thread::sleep(BEAT),
+                Err(Failed::Again(error)) => {
+                    let Some(member) = member else { return Err(error) };
+                    let owns =
+                        || moved().all(|(partition, generation, _)| member.owns(partition, *generation));
                     return Err(member.unheard(error, owns));
                 }
                 Err(Failed::Other(error)) => return Err(error),
@@ -169,7 +178,7 @@ impl Inner {
         for outcome in self.produce(shared, records) {
             match outcome {
                 Ok(position) => positions.push(position),
-                Err(error) => return Err(Failed::Other(self.roll_back(error))),
+                Err(error) => return Err(self.unsent(error)),
             }
         }
         if let Some(due) = due {
@@ -203,10 +212,27 @@ impl Inner {
         })
     }
 
+    /// Of a record that was not stored.
+    ///
+    /// What the client takes back unsent (`Closed`) failed with its transaction, and that may be the last one's doing: after
+    /// a broker refused a batch, librdkafka 2.12.1 counts on from it, and the next is out of sequence. Rolled back, it has a
+    /// new epoch.
+    fn unsent(&self, error: LogError) -> Failed {
+        if error.kind() != LogErrorKind::Closed {
+            return Failed::Other(self.roll_back(error));
+        }
+        let text = format!("a record of a transaction of {} was not sent", self.id);
+        let cause = self.roll_back(LogError::with_source(LogErrorKind::Unreachable, text, error));
+        if cause.kind() == LogErrorKind::Unreachable { Failed::Again(cause) } else { Failed::Other(cause) }
+    }
+
     /// Rolls back, so that the producer can go on, and says why it had to.
     fn roll_back(&self, cause: LogError) -> LogError {
         if let Some(fatal) = self.fatal() {
             return fatal;
+        }
+        if aqueduct_core::planted("kafka-transaction-not-rolled-back") {
+            return cause;
         }
         match self.sender.client().abort_transaction(PATIENCE) {
             Ok(()) => cause,
@@ -236,7 +262,7 @@ impl Inner {
         let moves = kind(code) == LogErrorKind::StaleGeneration;
         let cause = self.roll_back(cause);
         if moves && cause.kind() == LogErrorKind::StaleGeneration {
-            Failed::Rebalance(cause)
+            Failed::Again(cause)
         } else {
             Failed::Other(cause)
         }
@@ -251,7 +277,7 @@ impl Inner {
         if requires_abort {
             let moves = cause.kind() == LogErrorKind::StaleGeneration;
             let cause = self.roll_back(cause);
-            return if moves { Failed::Rebalance(cause) } else { Failed::Other(cause) };
+            return if moves { Failed::Again(cause) } else { Failed::Other(cause) };
         }
         self.unknown.store(true, Ordering::Release);
         Failed::Other(LogError::with_source(

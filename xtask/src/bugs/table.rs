@@ -22,7 +22,7 @@ pub(super) struct Bug {
     pub(super) tests: &'static [&'static str],
 }
 
-const fn bug(
+pub(super) const fn bug(
     name: &'static str,
     rule: &'static str,
     breaks: &'static str,

@@ -8,6 +8,7 @@ mod secure;
 mod state;
 
 use std::{
+    ffi::OsString,
     fs,
     path::Path,
     thread,
@@ -96,21 +97,33 @@ pub(crate) fn run(action: &Action, cluster: Option<&Path>) -> anyhow::Result<()>
 pub(crate) fn test() -> anyhow::Result<()> {
     // A client of others, in `interop`: imported, which says whether it is there.
     need("/usr/bin/python3 -m confluent_kafka.error", "python3-confluent-kafka")?;
-    with_broker(true, |cluster| {
+    for_tests(|place| {
         // What harms the broker comes alone, behind the others.
         for which in ["", "--test it -- --ignored --test-threads=1 --nocapture"] {
             let tests = "cargo test --release --package aqueduct-kafka --locked";
-            let mut tests = command(&format!("{tests} {which}"));
-            tests.env("AQUEDUCT_TEST_KAFKA", cluster.url());
-            tests.env("AQUEDUCT_TEST_KAFKA_DATA", cluster.broker(1)?.data());
-            tests.env("AQUEDUCT_TEST_KAFKA_XTASK", std::env::current_exe()?);
-            tests.env("AQUEDUCT_TEST_KAFKA_CLUSTER", state::home());
-            for (name, url) in secure::urls(cluster) {
-                tests.env(format!("AQUEDUCT_TEST_KAFKA_{}", name.to_uppercase()), url);
-            }
-            step(&mut tests)?;
+            step(command(&format!("{tests} {which}")).envs(place.iter().cloned()))?;
         }
         Ok(())
+    })
+}
+
+/// Runs something with a new broker, which tests find by these variables of the environment.
+pub(crate) fn for_tests(
+    run: impl FnOnce(&Vec<(String, OsString)>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    with_broker(true, |cluster| {
+        let name = |name: &str| format!("AQUEDUCT_TEST_KAFKA{name}");
+        let mut place = vec![
+            (name(""), cluster.url().into()),
+            (name("_DATA"), cluster.broker(1)?.data().into()),
+            (name("_XTASK"), std::env::current_exe()?.into()),
+            (name("_CLUSTER"), state::home().into()),
+        ];
+        let secure = secure::urls(cluster).into_iter();
+        place.extend(
+            secure.map(|(listener, url)| (name(&format!("_{}", listener.to_uppercase())), url.into())),
+        );
+        run(&place)
     })
 }
 

@@ -12,7 +12,7 @@ use aqueduct_core::{
 };
 use rdkafka::{Offset as Given, TopicPartitionList, types::RDKafkaErrorCode as Code};
 
-use super::{BEAT, Member, lock};
+use super::{BEAT, Member, Owned, lock};
 use crate::{
     error::{client, error, kind},
     native::{self, GroupMetadata, Native},
@@ -38,15 +38,17 @@ impl Member {
     /// The group has moved on, and this process, which may not have lost anything by it, has not heard how: no other
     /// owner is proved by that.
     pub(crate) fn unheard(&self, refused: LogError, owns: impl FnOnce() -> bool) -> LogError {
-        if refused.kind() == LogErrorKind::StaleGeneration && owns() {
+        let hears = aqueduct_core::planted("kafka-unheard-proves-an-owner");
+        if refused.kind() == LogErrorKind::StaleGeneration && owns() && !hears {
             let message = format!("group {} is being rebalanced, and no end of it was heard of", self.group);
             return LogError::with_source(LogErrorKind::Unreachable, message, refused);
         }
         refused
     }
 
-    /// Whether a settlement may be stored; an error where not, no where it is late. Waits.
-    fn judge(&self, settlement: &Settlement) -> Result<bool, LogError> {
+    /// Where the partition stands with a settlement, and whether that moves it: one that is late does not. An error where it
+    /// may not be stored. Waits.
+    fn judge(&self, settlement: &Settlement) -> Result<(Offset, bool), LogError> {
         let Settlement { partition, generation, offset, .. } = settlement;
         let seen = self.seen(partition, *generation)?;
         if *offset < 0 {
@@ -55,43 +57,62 @@ impl Member {
         if *offset > seen.load(Ordering::Relaxed) {
             let (_, end) = self.shared.range(&partition.topic, partition.partition)?;
             seen.fetch_max(end, Ordering::Relaxed);
-            if *offset > end {
+            if *offset > end && !aqueduct_core::planted("kafka-settles-past-the-end") {
                 return Err(out_of_range(&self.shared, partition, *offset));
             }
         }
         let state = self.state();
-        let owned = state.owned.get(partition).filter(|owned| owned.generation == *generation);
-        owned.map(|owned| *offset > owned.settled).ok_or_else(|| self.stale(partition, *generation))
+        let late =
+            |owned: &Owned| *offset <= owned.settled && !aqueduct_core::planted("kafka-settled-goes-back");
+        let owned = state.given(partition, *generation).ok_or_else(|| self.stale(partition, *generation))?;
+        Ok(if late(owned) { (owned.settled, false) } else { (*offset, true) })
     }
 
     /// What of the settlements is due. Each that may not be stored has its error. Waits.
-    pub(crate) fn due(&self, settlements: &[Settlement]) -> (Option<Due>, Vec<Result<(), LogError>>) {
+    ///
+    /// With records in the same transaction (`proving`) one that moves nothing is due too: the group's broker compares
+    /// generations only where it is given an offset, and a zombie's records would be written.
+    pub(crate) fn due(
+        &self,
+        settlements: &[Settlement],
+        proving: bool,
+    ) -> (Option<Due>, Vec<Result<(), LogError>>) {
+        let proving = proving && !aqueduct_core::planted("kafka-unmoved-proves-nothing");
         let mut offsets = TopicPartitionList::with_capacity(settlements.len());
         let (mut moved, mut results) = (Vec::new(), Vec::with_capacity(settlements.len()));
         for settlement in settlements {
             let due = self.check().and_then(|()| self.judge(settlement));
-            if let Ok(true) = due {
+            if let Ok((offset, moves)) = due
+                && (moves || proving)
+            {
                 let PartitionId { topic, partition } = &settlement.partition;
                 let mut element = offsets.add_partition(&self.shared.wire(topic.as_str()), *partition);
                 element.set_metadata(&settlement.metadata);
-                if let Err(error) = element.set_offset(Given::Offset(settlement.offset)) {
+                if let Err(error) = element.set_offset(Given::Offset(offset)) {
                     results.push(Err(client("cannot settle", error)));
                     continue;
                 }
-                moved.push((settlement.partition.clone(), settlement.generation, settlement.offset));
+                moved.push((settlement.partition.clone(), settlement.generation, offset));
             }
             results.push(due.map(drop));
         }
+        if moved.is_empty() {
+            return (None, results);
+        }
         // After the judgements: what it proves is no older than what they saw.
-        let proof = self.proof();
-        let due = proof.filter(|_| !moved.is_empty()).map(|proof| Due { offsets, proof, moved });
-        (due, results)
+        let Some(proof) = self.proof() else {
+            return (None, settlements.iter().map(|_| Err(self.left_it())).collect());
+        };
+        (Some(Due { offsets, proof, moved }), results)
     }
 
     /// What this process can prove. In the newer protocol the number of a member's generation moves without a word to it;
     /// a member that was put out gets no new number before it has answered that all was lost, so the newest one proves
     /// what `owned` says too.
     fn proof(&self) -> Option<Arc<GroupMetadata>> {
+        if aqueduct_core::planted("kafka-proves-nothing") {
+            return GroupMetadata::nobodys(&self.wire).map(Arc::new);
+        }
         if self.shared.options.coordinated()
             && let Some(client) = self.client()
         {
@@ -140,6 +161,10 @@ impl Member {
     /// Takes the one place to store a partition's offset; none where it is not free by then.
     pub(crate) fn store(&self, partition: &PartitionId, until: Option<Instant>) -> Option<Storing<'_>> {
         let mut storing = lock(&self.storing);
+        let mut partition = partition.clone();
+        if aqueduct_core::planted("kafka-one-turn-for-all") {
+            partition.partition = 0;
+        }
         while !storing.insert(partition.clone()) {
             let left = until.map_or(BUSY, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -148,7 +173,7 @@ impl Member {
             let waited = self.freed.wait_timeout(storing, left);
             storing = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
-        Some(Storing { member: self, partition: partition.clone() })
+        Some(Storing { member: self, partition })
     }
 
     fn busy(&self, partition: &PartitionId) -> LogError {
@@ -159,7 +184,7 @@ impl Member {
     fn settle_held(&self, settlements: &[Settlement]) -> Vec<Result<(), LogError>> {
         let until = Instant::now() + REBALANCE;
         loop {
-            let (due, mut results) = self.due(settlements);
+            let (due, mut results) = self.due(settlements, false);
             let Some(due) = due else { return results };
             let codes = match self.client() {
                 Some(client) => {

@@ -21,6 +21,13 @@ impl GroupMetadata {
         NonNull::new(unsafe { sys::rd_kafka_consumer_group_metadata(consumer.pointer()) }).map(Self)
     }
 
+    /// Of somebody who belongs to no generation of this group: for a planted bug.
+    pub(crate) fn nobodys(group: &str) -> Option<Self> {
+        let group = std::ffi::CString::new(group).ok()?;
+        // SAFETY: the text is valid for the call, which copies it.
+        NonNull::new(unsafe { sys::rd_kafka_consumer_group_metadata_new(group.as_ptr()) }).map(Self)
+    }
+
     /// The group's generation; -1 outside one.
     pub(crate) fn generation(&self) -> i32 {
         // SAFETY: valid, and only read.

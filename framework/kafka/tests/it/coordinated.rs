@@ -14,7 +14,11 @@ use crate::cluster;
 const WHILE: Duration = Duration::from_secs(3);
 
 async fn open(prefix: &str, partitions: i32) -> Arc<dyn CommitLog> {
-    let url = format!("{}?{prefix}&group.protocol=consumer", cluster::url());
+    open_in("consumer", prefix, partitions).await
+}
+
+async fn open_in(protocol: &str, prefix: &str, partitions: i32) -> Arc<dyn CommitLog> {
+    let url = format!("{}?{prefix}&group.protocol={protocol}", cluster::url());
     let log: Arc<dyn CommitLog> = KafkaLog::connect(KafkaOptions::parse(&url).unwrap()).await.unwrap();
     log.ensure_topic(TopicSpec { partitions: Some(partitions), ..TopicSpec::new(topic()) }).await.unwrap();
     log
@@ -80,11 +84,21 @@ async fn a_generation_that_moved_without_a_word_still_commits() {
 /// R2. Red when `on_revoked` says that nothing has to be waited for: two members own a partition.
 #[tokio::test]
 async fn what_is_revoked_is_nobody_elses_before_the_answer() {
+    give_back("consumer").await;
+}
+
+/// As above, where a member assigns.
+#[tokio::test]
+async fn what_is_revoked_in_the_classic_protocol_is_nobody_elses_before_the_answer() {
+    give_back("classic").await;
+}
+
+async fn give_back(protocol: &str) {
     let prefix = cluster::prefix();
-    let log = open(&prefix, 2).await;
+    let log = open_in(protocol, &prefix, 2).await;
     let owner = join(&log).await;
     assigned(&owner, 2).await;
-    let other = open(&prefix, 2).await;
+    let other = open_in(protocol, &prefix, 2).await;
     let newer = join(&other).await;
     let revoking: Vec<PartitionId> = match signal(&owner).await {
         Signal::Revoking(partitions) => partitions,

@@ -4,9 +4,14 @@ use std::{sync::Arc, time::Duration};
 
 use aqueduct_core::{
     Headers, LogErrorKind, NewRecord, Record, Timestamp, TopicName,
-    log::{CommitLog, LETTER_BYTES, PartitionId, Start, TopicSpec},
+    log::{CommitLog, PartitionId, Start},
 };
 use aqueduct_kafka::{KafkaLog, KafkaOptions};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
 
 use crate::cluster;
 
@@ -25,19 +30,24 @@ fn record(value: Vec<u8>) -> NewRecord {
 /// with `enable.partition.eof` off.
 #[tokio::test]
 async fn the_position_passes_the_marker_of_a_transaction() {
-    let url = format!("{}?{}", cluster::url(), cluster::prefix());
+    let prefix = cluster::prefix();
+    let url = format!("{}?{prefix}", cluster::url());
     let log: Arc<dyn CommitLog> = KafkaLog::connect(KafkaOptions::parse(&url).unwrap()).await.unwrap();
     let topic = TopicName::new("t").unwrap();
-    let spec = TopicSpec { partitions: Some(1), ..TopicSpec::new(topic.clone()) };
-    log.ensure_topic(spec).await.unwrap();
+    let wire = format!("{}t", prefix.trim_start_matches("prefix="));
+    let made = NewTopic::new(&wire, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "10000");
+    let mut raw = ClientConfig::new();
+    raw.set("bootstrap.servers", cluster::url().trim_start_matches("kafka://"));
+    let admin: AdminClient<DefaultClientContext> = raw.create().unwrap();
+    admin.create_topics([&made], &AdminOptions::new()).await.unwrap();
     let partition = PartitionId { topic: topic.clone(), partition: 0 };
     let mut reader = log.cursor(&partition, Start::Earliest).await.unwrap();
     let mut producer = log.transactional_producer("x").await.unwrap();
     producer.commit(vec![record(b"one".to_vec()), record(b"two".to_vec())], None).await.unwrap();
-    // Rolled back: its records are in the partition and are nobody's.
-    let large = vec![b'x'; log.capabilities().max_record_bytes + LETTER_BYTES + 1];
+    // The broker refuses the second: the first is in the partition, rolled back, and is nobody's.
+    let large = vec![b'x'; 20_000];
     let refused = producer.commit(vec![record(b"never".to_vec()), record(large)], None).await.unwrap_err();
-    assert_eq!(refused.kind(), LogErrorKind::RecordTooLarge);
+    assert_eq!(refused.kind(), LogErrorKind::RecordTooLarge, "{refused}");
     producer.commit(vec![record(b"three".to_vec())], None).await.unwrap();
     let end = log.end_offsets(&topic).await.unwrap()[0];
     let mut values = Vec::new();
@@ -50,5 +60,5 @@ async fn the_position_passes_the_marker_of_a_transaction() {
     tokio::time::timeout(Duration::from_secs(30), reading).await.expect("the reader comes to the end");
     assert_eq!(values, [&b"one"[..], b"two", b"three"]);
     assert_eq!(reader.position(), end);
-    assert!(end > 3, "there are markers");
+    assert!(end >= 7, "four records, and a marker for each transaction: {end}");
 }

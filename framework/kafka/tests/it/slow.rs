@@ -112,40 +112,49 @@ fn tell(words: &[&str]) {
     assert!(status.unwrap().success(), "{words:?}");
 }
 
-/// An outage of a minute: publishers wait in order, nothing is lost, it is told, and handlers go on by themselves. Red when
-/// records have a time-out, or a member without partitions is ready.
+/// An outage of a minute, in both protocols of groups: publishers wait in order, nothing is lost, it is told, and handlers
+/// go on by themselves. Red when records have a time-out, or a member without partitions is ready.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "kills the broker that other tests use: `cargo xtask kafka test` runs it alone"]
 async fn a_broker_that_is_away_for_a_minute_costs_time_alone() {
-    let running = start("").await;
-    for number in 0..20 {
-        running.bus.publish(&step("k", number)).await.unwrap();
+    let services = [start("").await, start("&group.protocol=consumer").await];
+    for running in &services {
+        for number in 0..20 {
+            running.bus.publish(&step("k", number)).await.unwrap();
+        }
+        running.handled(20, Duration::from_secs(20)).await;
     }
-    running.handled(20, Duration::from_secs(20)).await;
     // What is settled does not come again.
     tokio::time::sleep(Duration::from_secs(1)).await;
     tokio::task::spawn_blocking(|| tell(&["kill", "1"])).await.unwrap();
-    // Each takes its place in the order now.
-    let publishes: Vec<_> = (20..60).map(|number| running.bus.publish(&step("k", number))).collect();
-    let waiting = tokio::spawn(async move {
-        let mut places = Vec::new();
-        for publish in publishes {
-            places.push(publish.await.unwrap().offset);
-        }
-        places
-    });
+    let mut waiting = Vec::new();
+    for running in &services {
+        // Each takes its place in the order now.
+        let publishes: Vec<_> = (20..60).map(|number| running.bus.publish(&step("k", number))).collect();
+        waiting.push(tokio::spawn(async move {
+            let mut places = Vec::new();
+            for publish in publishes {
+                places.push(publish.await.unwrap().offset);
+            }
+            places
+        }));
+    }
     tokio::time::sleep(Duration::from_secs(60)).await;
-    assert!(!waiting.is_finished());
-    assert!(!running.status.readiness().ready);
+    assert!(waiting.iter().all(|waiting| !waiting.is_finished()));
+    assert!(services.iter().all(|running| !running.status.readiness().ready));
     tokio::task::spawn_blocking(|| tell(&["restart", "1"])).await.unwrap();
     let back = Instant::now();
-    running.handled(60, Duration::from_secs(60)).await;
-    let places = waiting.await.unwrap();
-    assert!(places.is_sorted(), "{places:?}");
-    let seen = running.seen.lock().unwrap().clone();
-    let numbers: Vec<_> = seen.iter().map(|(step, _)| step.number).collect();
-    assert_eq!(numbers, (0..60).collect::<Vec<_>>());
-    let first = seen[20].1.saturating_duration_since(back);
-    println!("first delivery {:.1} s after the broker's return", first.as_secs_f64());
-    running.end().await;
+    for (running, waiting) in services.iter().zip(waiting) {
+        running.handled(60, Duration::from_secs(60)).await;
+        let places = waiting.await.unwrap();
+        assert!(places.is_sorted(), "{places:?}");
+        let seen = running.seen.lock().unwrap().clone();
+        let numbers: Vec<_> = seen.iter().map(|(step, _)| step.number).collect();
+        assert_eq!(numbers, (0..60).collect::<Vec<_>>());
+        let first = seen[20].1.saturating_duration_since(back);
+        println!("first delivery {:.1} s after the broker's return", first.as_secs_f64());
+    }
+    for running in services {
+        running.end().await;
+    }
 }

@@ -149,6 +149,22 @@ async fn a_batch_that_does_not_decompress_is_told_with_its_offsets() {
     }
 }
 
+/// P1, P12. Red when a codec that no client of ours knows is taken for an outage that will pass.
+#[tokio::test]
+async fn a_batch_of_an_unknown_codec_is_told_with_its_offsets() {
+    let topic = Topic::new().await;
+    topic.batch("none", 0);
+    topic.batch("gzip", 10);
+    topic.harm(10, |batch| {
+        // The codec is in the lowest three bits of the attributes: 7 is nobody's.
+        batch[ATTRIBUTES + 1] |= 7;
+        let crc = crc32c(&batch[ATTRIBUTES..]);
+        batch[CRC..ATTRIBUTES].copy_from_slice(&crc.to_be_bytes());
+    });
+    let mut reader = topic.reader().await;
+    assert_eq!(read(&mut *reader, 20).await, ((0..10).collect(), Some((10, 20))));
+}
+
 /// P1. The client parses no more than 100,000 headers of a record. Red when what it says of that is not looked at: the
 /// record had no headers then, and was another event or none.
 #[tokio::test]
