@@ -37,6 +37,8 @@ pub(super) const KAFKA_BUGS: &[Bug] = &[
         &["answers::a_group_that_moved_is_asked_for_where_it_is"]),
 
     bug("kafka-transaction-not-rolled-back", "R3", "a refused transaction stays open", KAFKA, MARKERS),
+    bug("kafka-unmoved-proves-nothing", "R3", "a zombie's records go with a settlement that moves nothing", KAFKA,
+        &["answers::a_zombie_that_has_heard_of_nothing_settles_and_commits_nothing"]),
     bug("kafka-producer-fences-nobody", "R5", "an older producer of the same id goes on", KAFKA,
         &["contract::a_newer_producer_fences_the_older"]),
     bug("kafka-settled-goes-back", "R7", "a late settlement lowers the settled offset", KAFKA,
@@ -44,8 +46,6 @@ pub(super) const KAFKA_BUGS: &[Bug] = &[
     bug("kafka-settles-for-anybody", "R7", "a stale generation settles", KAFKA,
         &["contract::a_stale_generation_settles_nothing"]),
     bug("kafka-proves-nothing", "R8", "a zombie's transaction settles", KAFKA,
-        &["answers::a_zombie_that_has_heard_of_nothing_settles_and_commits_nothing"]),
-    bug("kafka-unmoved-proves-nothing", "R3", "a zombie's records go with a settlement that moves nothing", KAFKA,
         &["answers::a_zombie_that_has_heard_of_nothing_settles_and_commits_nothing"]),
     bug("kafka-reads-what-was-rolled-back", "R8", "records of a transaction that was rolled back are given", KAFKA, MARKERS),
 

@@ -27,7 +27,8 @@ fn record(value: Vec<u8>) -> NewRecord {
 }
 
 /// P10: a rebuild, a replay and the lag end where the log ends. Red when a reader's position stays before a marker, so
-/// with `enable.partition.eof` off.
+/// with `enable.partition.eof` off. P3, R8: what was rolled back is given to nobody, and the next transaction goes through.
+/// Red when a refused one stays open, or what the client took back unsent ends the producer.
 #[tokio::test]
 async fn the_position_passes_the_marker_of_a_transaction() {
     let prefix = cluster::prefix();
@@ -35,20 +36,26 @@ async fn the_position_passes_the_marker_of_a_transaction() {
     let log: Arc<dyn CommitLog> = KafkaLog::connect(KafkaOptions::parse(&url).unwrap()).await.unwrap();
     let topic = TopicName::new("t").unwrap();
     let wire = format!("{}t", prefix.trim_start_matches("prefix="));
-    let made = NewTopic::new(&wire, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "10000");
+    let narrow = wire.replace(".t", ".narrow");
+    let made = [
+        NewTopic::new(&wire, 1, TopicReplication::Fixed(1)),
+        NewTopic::new(&narrow, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "10000"),
+    ];
     let mut raw = ClientConfig::new();
     raw.set("bootstrap.servers", cluster::url().trim_start_matches("kafka://"));
     let admin: AdminClient<DefaultClientContext> = raw.create().unwrap();
-    admin.create_topics([&made], &AdminOptions::new()).await.unwrap();
+    admin.create_topics(&made, &AdminOptions::new()).await.unwrap();
     let partition = PartitionId { topic: topic.clone(), partition: 0 };
     let mut reader = log.cursor(&partition, Start::Earliest).await.unwrap();
     let mut producer = log.transactional_producer("x").await.unwrap();
     producer.commit(vec![record(b"one".to_vec()), record(b"two".to_vec())], None).await.unwrap();
     // The broker refuses the second: the first is in the partition, rolled back, and is nobody's.
-    let large = vec![b'x'; 20_000];
-    let refused = producer.commit(vec![record(b"never".to_vec()), record(large)], None).await.unwrap_err();
+    let elsewhere = |size| NewRecord { topic: TopicName::new("narrow").unwrap(), ..record(vec![b'x'; size]) };
+    let refused =
+        producer.commit(vec![record(b"never".to_vec()), elsewhere(20_000)], None).await.unwrap_err();
     assert_eq!(refused.kind(), LogErrorKind::RecordTooLarge, "{refused}");
-    producer.commit(vec![record(b"three".to_vec())], None).await.unwrap();
+    // The client is out of step with the broker where that refused.
+    producer.commit(vec![record(b"three".to_vec()), elsewhere(1)], None).await.unwrap();
     let end = log.end_offsets(&topic).await.unwrap()[0];
     let mut values = Vec::new();
     let reading = async {
