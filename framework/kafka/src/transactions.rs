@@ -96,7 +96,7 @@ impl TransactionalProducer for KafkaTransactions {
                 }
             };
             let inner = Arc::clone(&self.inner);
-            self.shared.waiting(move |shared| inner.commit(shared, &records, settlements)).await
+            self.shared.waiting(move |shared| inner.commit(shared, &records, settlements.as_ref())).await
         })
     }
 }
@@ -106,7 +106,7 @@ impl Inner {
         &self,
         shared: &Shared,
         records: &[NewRecord],
-        settlements: Option<(Arc<Member>, Vec<Settlement>)>,
+        settlements: Option<&(Arc<Member>, Vec<Settlement>)>,
     ) -> Result<Vec<Position>, LogError> {
         let _turn = lock(&self.turn);
         if self.unknown.load(Ordering::Acquire) {
@@ -126,14 +126,14 @@ impl Inner {
         // In one order, so that two that settle the same partitions do not wait for each other.
         let settled: BTreeSet<_> =
             settlements.iter().flat_map(|(_, all)| all).map(|one| &one.partition).collect();
-        let member = settlements.as_ref().map(|(member, _)| &**member);
+        let member = settlements.map(|(member, _)| &**member);
         let _held: Vec<_> = member
             .into_iter()
             .flat_map(|member| settled.iter().map(|place| member.store(place, None)))
             .collect();
         let until = Instant::now() + PATIENCE;
         loop {
-            let due = match &settlements {
+            let due = match settlements {
                 None => None,
                 Some((member, settlements)) => {
                     let (due, judged) = member.due(settlements, !records.is_empty());
