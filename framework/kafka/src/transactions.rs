@@ -151,7 +151,9 @@ impl Inner {
                     }
                     return Ok(positions);
                 }
-                Err(Failed::Again(_)) if Instant::now() < until => thread::sleep(BEAT),
+                Err(Failed::Again(_)) if Instant::now() < until && shared.check().is_ok() => {
+                    thread::sleep(BEAT)
+                }
                 Err(Failed::Again(error)) => {
                     let Some(member) = member else { return Err(error) };
                     let owns =
@@ -223,7 +225,9 @@ impl Inner {
         }
         let text = format!("a record of a transaction of {} was not sent", self.id);
         let cause = self.roll_back(LogError::with_source(LogErrorKind::Unreachable, text, error));
-        if cause.kind() == LogErrorKind::Unreachable { Failed::Again(cause) } else { Failed::Other(cause) }
+        // Where it could not be rolled back, or the client failed for good, nothing more goes through this producer.
+        let over = self.unknown.load(Ordering::Acquire) || self.sender.fatal().is_some();
+        if over { Failed::Other(cause) } else { Failed::Again(cause) }
     }
 
     /// Rolls back, so that the producer can go on, and says why it had to.

@@ -34,6 +34,9 @@ pub(super) const SETTLE_INTERVAL: Duration = Duration::from_millis(250);
 /// How long a partition that is given back, or a subscription that ends, waits for its last settle.
 pub(super) const LAST_SETTLE: Duration = Duration::from_secs(1);
 
+/// How soon a last settle is tried again that was not stored.
+const SETTLE_AGAIN: Duration = Duration::from_millis(20);
+
 /// What a drain keeps of its deadline for the last settle.
 const DRAIN_RESERVE: Duration = Duration::from_millis(200);
 
@@ -83,6 +86,11 @@ impl Owned {
     /// Whether its task has ended.
     pub(crate) fn is_closed(&self) -> bool {
         self.closed
+    }
+
+    /// Whether its task has ended and its settled offset is not stored.
+    fn is_owing(&self) -> bool {
+        self.closed && !self.fenced && self.progress.settled.load(Ordering::Acquire) != self.stored
     }
 
     /// Tells the task, unless it is lost already.
@@ -318,15 +326,24 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         }
     }
 
-    /// Settles, and waits for it; not longer than `limit`, since the database may be held by a handler for ever.
+    /// Settles, and waits for it; not longer than `limit`, since the database may be held by a handler for ever. What has
+    /// ended here is tried again until then: there is no next round for it, and its next owner would repeat it.
     pub(super) async fn settle_now(&mut self, limit: Duration) {
         let settled = tokio::time::timeout(limit, async {
-            while let Some(round) = self.rounds.join_next().await {
-                self.on_stored(round);
-            }
-            self.begin_round();
-            while let Some(round) = self.rounds.join_next().await {
-                self.on_stored(round);
+            loop {
+                while let Some(round) = self.rounds.join_next().await {
+                    self.on_stored(round);
+                }
+                self.begin_round();
+                while let Some(round) = self.rounds.join_next().await {
+                    self.on_stored(round);
+                }
+                if !self.partitions.values().any(Owned::is_owing)
+                    || aqueduct_core::planted("last-settle-once")
+                {
+                    break;
+                }
+                tokio::time::sleep(SETTLE_AGAIN).await;
             }
         });
         if settled.await.is_err() {

@@ -113,6 +113,8 @@ pub(super) const BUGS: &[Bug] = &[
         &["drain::a_lost_partition_is_not_settled_by_its_old_assignment"]),
     bug("revoke-answered-before-drain", "R2", "a partition has two owners at work", RUNTIME, HAND_OVER),
     bug("hand-over-without-settle", "R2", "the next owner repeats what has ended", RUNTIME, HAND_OVER),
+    bug("last-settle-once", "R2", "what ended is repeated where its last settle met a transaction", RUNTIME,
+        &["drain::a_last_settle_is_tried_until_it_is_stored"]),
     bug("start-not-kept", "R2", "a kill before the first settle skips records", RUNTIME,
         &["drain::where_a_new_group_starts_is_kept_before_its_first_delivery"]),
     bug("failed-settle-taken-as-stored", "R2", "a refused settle is never tried again", RUNTIME,

@@ -122,6 +122,22 @@ async fn a_refused_settle_is_tried_again() {
     running.end().await;
 }
 
+/// P9: what has ended is settled when its partition is given up. Red when a last settle that meets a transaction of its
+/// partition is not tried again.
+#[tokio::test(start_paused = true)]
+async fn a_last_settle_is_tried_until_it_is_stored() {
+    let bench = Bench::new(1).await;
+    let turnstile = Turnstile::new();
+    bench.bus.publish(&step("a", 1)).await.unwrap();
+    let running = bench.run(Subscription::builder("steps").on(pass), turnstile.clone());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    bench.log.faults().fail_next_settles(3, LogErrorKind::Held);
+    running.stop.cancel();
+    turnstile.0.add_permits(1);
+    assert_eq!(running.end().await.unfinished, 0);
+    assert_eq!((turnstile.1.all().len(), bench.settled().await), (1, 1));
+}
+
 /// P9: stop taking. Red when a delivery that waits for its place begins while the partition drains.
 #[tokio::test(start_paused = true)]
 async fn what_has_not_begun_does_not_begin_while_draining() {
