@@ -7,6 +7,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use rdkafka::ClientConfig;
 use serde_json::Value;
 
 /// The URL of the cluster that `cargo xtask kafka up` started, or of the one that the environment names.
@@ -15,6 +16,18 @@ pub(crate) fn url() -> String {
         return url;
     }
     state()["url"].as_str().expect("the cluster's URL").to_owned()
+}
+
+/// As a client of librdkafka's has it.
+pub(crate) fn brokers() -> String {
+    url().trim_start_matches("kafka://").to_owned()
+}
+
+/// What others begin with: a client that is none of ours.
+pub(crate) fn raw() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", brokers());
+    config
 }
 
 /// That of a listener with encryption, `tls`, `mutual` or `scram`, with the credentials that are right there.

@@ -15,7 +15,7 @@ use aqueduct_core::{
 };
 use aqueduct_kafka::{KafkaLog, KafkaOptions};
 use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
+    Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
@@ -24,14 +24,8 @@ use rdkafka::{
 
 use crate::cluster;
 
-fn raw() -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", cluster::url().trim_start_matches("kafka://"));
-    config
-}
-
 fn admin() -> AdminClient<DefaultClientContext> {
-    raw().create().unwrap()
+    cluster::raw().create().unwrap()
 }
 
 /// A log whose names begin with this prefix in the cluster.
@@ -75,7 +69,7 @@ async fn a_port_of_another_service_is_said_within_seconds() {
 async fn a_group_with_another_protocol_is_said() {
     let (log, prefix) = log().await;
     make(&log).await;
-    let mut config = raw();
+    let mut config = cluster::raw();
     config.set("group.id", format!("{prefix}g")).set("partition.assignment.strategy", "range");
     let other: Arc<BaseConsumer> = Arc::new(config.create().unwrap());
     other.subscribe(&[&format!("{prefix}t")]).unwrap();
@@ -100,7 +94,7 @@ async fn a_group_with_another_protocol_is_said() {
 async fn an_offset_that_no_longer_exists_is_said_with_what_there_is() {
     let (log, prefix) = log().await;
     let partition = make(&log).await;
-    let producer: BaseProducer = raw().create().unwrap();
+    let producer: BaseProducer = cluster::raw().create().unwrap();
     for number in 0..10 {
         let value = number.to_string();
         producer.send(BaseRecord::<(), _>::to(&format!("{prefix}t")).payload(&value)).unwrap();
@@ -138,7 +132,7 @@ async fn a_record_that_is_not_ours_is_set_aside_with_its_reason() {
     let bus = aqueduct::connect(&format!("{}?{prefix}&partitions=1", cluster::url())).await.unwrap();
     make(bus.log()).await;
     let wire = format!("{}t", prefix.trim_start_matches("prefix="));
-    let producer: BaseProducer = raw().create().unwrap();
+    let producer: BaseProducer = cluster::raw().create().unwrap();
     producer.send(BaseRecord::<[u8], _>::to(&wire).payload(&[0xff, 0x00, 0xfe])).unwrap();
     producer.flush(Duration::from_secs(10)).unwrap();
     bus.publish(&Sold { basket: "b1".to_owned() }).await.unwrap();
@@ -156,6 +150,19 @@ async fn a_record_that_is_not_ours_is_set_aside_with_its_reason() {
     }
     assert_eq!(*seen.lock().unwrap(), ["b1"]);
     assert_eq!(status.subscriptions()[0].dead_letters, 1, "{:?}", status.subscriptions());
+    let dead = PartitionId { topic: TopicName::new("hostile.t.dead").unwrap(), partition: 0 };
+    let mut reader = bus.log().cursor(&dead, Start::Earliest).await.unwrap();
+    let letter = Record::all(&reader.read(1).await.unwrap()).next().unwrap();
+    assert_eq!(letter.value(), Some(&[0xff, 0x00, 0xfe][..]));
+    let mut reason = None;
+    letter.visit_headers(&mut |header| {
+        if header.name == b"aqueduct_dead_reason" {
+            reason = header.value.map(|value| String::from_utf8_lossy(value).into_owned());
+        }
+    });
+    let expected =
+        "the record carries no event type (no ce_type header) and the topic declares no default type";
+    assert_eq!(reason.as_deref(), Some(expected));
     drop(stop);
     running.await.unwrap().unwrap();
 }
@@ -171,7 +178,7 @@ async fn a_batch_that_grows_is_bounded_by_the_client_for_zstd_alone() {
     admin().create_topics([&made], &AdminOptions::new()).await.unwrap();
     let payload = vec![0_u8; GROWN];
     for (base, codec) in (0..).zip(["gzip", "snappy", "lz4", "zstd"]) {
-        let mut config = raw();
+        let mut config = cluster::raw();
         config.set("compression.type", codec).set("message.max.bytes", "200000000");
         let producer: BaseProducer = config.create().unwrap();
         producer.send(BaseRecord::<(), _>::to(&wire).partition(0).payload(&payload)).unwrap();

@@ -29,10 +29,6 @@ struct Sold {
 }
 
 /// The addresses as others are given them.
-fn brokers() -> String {
-    cluster::url().trim_start_matches("kafka://").to_owned()
-}
-
 /// A bus of its own, and the name that its topic has in the cluster.
 async fn bus() -> (Bus, String) {
     let prefix = cluster::prefix();
@@ -68,8 +64,9 @@ async fn a_python_client_reads_our_events() {
     for units in 1..=3 {
         bus.publish(&sold(units)).await.unwrap();
     }
-    let lines =
-        tokio::task::spawn_blocking(move || python(&["read", &brokers(), &topic, "3"], "")).await.unwrap();
+    let lines = tokio::task::spawn_blocking(move || python(&["read", &cluster::brokers(), &topic, "3"], ""))
+        .await
+        .unwrap();
     let mut seen: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     seen.sort_by_key(|event| event["data"]["units"].as_u64());
     for (event, units) in seen.iter().zip(1_u32..) {
@@ -101,7 +98,9 @@ async fn handlers_take_what_a_python_client_writes() {
     });
     let plain = json!({ "key": "b2", "data": { "basket": "b2", "units": 2 }, "headers": {} });
     let input = format!("{event}\n{plain}\n");
-    tokio::task::spawn_blocking(move || python(&["write", &brokers(), &topic], &input)).await.unwrap();
+    tokio::task::spawn_blocking(move || python(&["write", &cluster::brokers(), &topic], &input))
+        .await
+        .unwrap();
 
     type Seen = Arc<Mutex<HashMap<u32, (String, Sold)>>>;
     async fn handle(delivery: Delivery<Sold>, State(seen): State<Seen>) -> Handled {
@@ -163,7 +162,7 @@ async fn ten_thousand_keys_land_where_the_java_client_puts_them() {
     tokio::task::spawn_blocking(move || {
         let mut java = Command::new("java");
         java.arg("-cp").arg(cluster::jars().join("*")).arg("org.apache.kafka.tools.ConsoleProducer");
-        java.args(["--bootstrap-server", &brokers(), "--topic", &wire]);
+        java.args(["--bootstrap-server", &cluster::brokers(), "--topic", &wire]);
         java.args(["--reader-property", "parse.key=true", "--reader-property", "key.separator=\t"]);
         run(java, &lines)
     })

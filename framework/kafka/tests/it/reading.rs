@@ -8,7 +8,6 @@ use aqueduct_core::{
 };
 use aqueduct_kafka::{KafkaLog, KafkaOptions};
 use rdkafka::{
-    ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
 };
@@ -41,9 +40,7 @@ async fn the_position_passes_the_marker_of_a_transaction() {
         NewTopic::new(&wire, 1, TopicReplication::Fixed(1)),
         NewTopic::new(&narrow, 1, TopicReplication::Fixed(1)).set("max.message.bytes", "10000"),
     ];
-    let mut raw = ClientConfig::new();
-    raw.set("bootstrap.servers", cluster::url().trim_start_matches("kafka://"));
-    let admin: AdminClient<DefaultClientContext> = raw.create().unwrap();
+    let admin: AdminClient<DefaultClientContext> = cluster::raw().create().unwrap();
     admin.create_topics(&made, &AdminOptions::new()).await.unwrap();
     let partition = PartitionId { topic: topic.clone(), partition: 0 };
     let mut reader = log.cursor(&partition, Start::Earliest).await.unwrap();

@@ -9,7 +9,6 @@ use aqueduct_core::{
 };
 use aqueduct_kafka::{KafkaLog, KafkaOptions};
 use rdkafka::{
-    ClientConfig,
     message::{Header, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer},
 };
@@ -44,8 +43,7 @@ impl Topic {
 
     /// Writes a batch of ten.
     fn batch(&self, codec: &str, from: Offset) {
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", cluster::url().trim_start_matches("kafka://"));
+        let mut config = cluster::raw();
         // The flush ends the waiting.
         config.set("linger.ms", "60000").set("compression.type", codec);
         let producer: BaseProducer = config.create().unwrap();
@@ -171,9 +169,7 @@ async fn a_batch_of_an_unknown_codec_is_told_with_its_offsets() {
 async fn a_record_whose_headers_do_not_parse_is_told_alone() {
     let topic = Topic::new().await;
     topic.batch("none", 0);
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", cluster::url().trim_start_matches("kafka://"));
-    let producer: BaseProducer = config.create().unwrap();
+    let producer: BaseProducer = cluster::raw().create().unwrap();
     let headers = (0..=100_000).fold(OwnedHeaders::new_with_capacity(100_001), |headers, _| {
         headers.insert(Header { key: "h", value: Some("") })
     });

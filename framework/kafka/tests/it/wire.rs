@@ -69,8 +69,7 @@ pub(crate) struct Wire {
 impl Wire {
     /// Stands before the first broker.
     pub(crate) fn new() -> Self {
-        let url = cluster::url();
-        let broker = url.trim_start_matches("kafka://").to_owned();
+        let broker = cluster::brokers();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::<Shared>::default();
