@@ -45,6 +45,7 @@ async fn main() -> Result<(), BoxError> {
     sleep(Duration::from_secs(1)).await;
 
     let settled = log.settled_offsets("shipping", &TopicName::new("orders")?).await?;
+    let settled: Vec<_> = settled.into_iter().flatten().map(|settled| settled.offset).collect();
     println!("settled {settled:?} after {} s", began.elapsed().as_secs());
     Ok(())
 }

@@ -137,9 +137,9 @@ impl Status {
                 for (number, end) in (0..).zip(ends) {
                     let id = aqueduct_core::log::PartitionId { topic: topic.clone(), partition: number };
                     let ours = subscription.partitions.get(&id).map(|partition| partition.settled);
-                    let stored =
-                        usize::try_from(number).ok().and_then(|index| stored.get(index).copied().flatten());
-                    records += (end - ours.or(stored).unwrap_or(0)).max(0);
+                    let stored = usize::try_from(number).ok().and_then(|index| stored.get(index)?.as_ref());
+                    let settled = ours.or(stored.map(|stored| stored.offset)).unwrap_or(0);
+                    records += (end - settled).max(0);
                 }
             }
             lags.push(Lag { subscription: subscription.name, records });

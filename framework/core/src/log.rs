@@ -178,12 +178,12 @@ pub trait CommitLog: Send + Sync + fmt::Debug + 'static {
     /// The offset after the last record of each partition of a topic, by partition number.
     fn end_offsets<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, Result<Vec<Offset>, LogError>>;
 
-    /// The settled offsets of a group in a topic, by partition number; none where it has settled nothing.
+    /// What a group has settled in a topic, by partition number; none where it has settled nothing.
     fn settled_offsets<'a>(
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>>;
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>>;
 
     /// Stops taking work, finishes what was taken, and releases the storage. Later calls fail as `Closed`.
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
@@ -257,6 +257,15 @@ pub struct Settlement {
     /// The settled offset: every delivery below it has ended.
     pub offset: Offset,
     /// Versioned metadata of ours, kept with the offset.
+    pub metadata: String,
+}
+
+/// What a group has settled in a partition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settled {
+    /// The settled offset.
+    pub offset: Offset,
+    /// The metadata that came with it last: of one that moved nothing too, unless it came late.
     pub metadata: String,
 }
 

@@ -9,8 +9,8 @@ use std::{
 use aqueduct_core::{
     BoxFuture, LogError, LogErrorKind, TopicName,
     log::{
-        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Start, TopicInfo,
-        TopicSpec, TransactionalProducer,
+        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Settled, Start,
+        TopicInfo, TopicSpec, TransactionalProducer,
     },
     name,
 };
@@ -305,23 +305,24 @@ impl CommitLog for EmbeddedLog {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         Box::pin(async move {
             name::check("group", group)?;
             let topic = self.handle.require_topic(topic).await?;
             let (shared, group) = (Arc::clone(&self.handle.shared), group.to_owned());
             self.handle
                 .query(move |connection| {
-                    let read = || -> rusqlite::Result<Vec<Option<Offset>>> {
+                    let read = || -> rusqlite::Result<Vec<Option<Settled>>> {
                         let mut statement = connection.prepare_cached(
-                            "SELECT settled FROM group_partition WHERE group_name = ? AND partition_id = ?",
+                            "SELECT settled, metadata FROM group_partition
+                             WHERE group_name = ? AND partition_id = ? AND settled IS NOT NULL",
                         )?;
                         let mut settled = Vec::with_capacity(topic.partitions.len());
                         for partition in &topic.partitions {
-                            let row = statement
-                                .query_row(params![group, partition.id], |row| row.get(0))
-                                .optional()?;
-                            settled.push(row.flatten());
+                            let row = statement.query_row(params![group, partition.id], |row| {
+                                Ok(Settled { offset: row.get(0)?, metadata: row.get(1)? })
+                            });
+                            settled.push(row.optional()?);
                         }
                         Ok(settled)
                     };

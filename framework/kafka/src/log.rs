@@ -9,8 +9,8 @@ use std::{
 use aqueduct_core::{
     BoxFuture, LogError, TopicName,
     log::{
-        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Start, TopicInfo,
-        TopicSpec, TransactionalProducer,
+        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Settled, Start,
+        TopicInfo, TopicSpec, TransactionalProducer,
     },
 };
 
@@ -122,7 +122,7 @@ impl CommitLog for KafkaLog {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         let (group, topic) = (group.to_owned(), topic.clone());
         Box::pin(self.0.waiting(move |shared| {
             let wire = shared.checked("group", &group)?;

@@ -335,7 +335,8 @@ impl Member {
         partitions: &[(aqueduct_core::TopicName, i32)],
     ) -> Result<Vec<Option<Offset>>, LogError> {
         let Some(client) = self.client() else { return Err(self.left_it()) };
-        self.shared.settled(&client, &self.group, partitions)
+        let settled = self.shared.settled(&client, &self.group, partitions)?;
+        Ok(settled.into_iter().map(|settled| Some(settled?.offset)).collect())
     }
 
     /// Notes where a partition that was given stands in the group.

@@ -10,7 +10,7 @@ use std::{
 
 use aqueduct_core::{
     LogError, LogErrorKind, TopicName,
-    log::{Offset, TopicInfo, TopicSpec},
+    log::{Offset, Settled, TopicInfo, TopicSpec},
 };
 use rdkafka::{
     Offset as Asked, TopicPartitionList,
@@ -313,7 +313,7 @@ impl Shared {
         asking: &BaseConsumer<C>,
         group: &str,
         partitions: &[(TopicName, i32)],
-    ) -> Result<Vec<Option<Offset>>, LogError> {
+    ) -> Result<Vec<Option<Settled>>, LogError> {
         self.insist(&format!("cannot ask for the settled offsets of group {group}"), || {
             let mut list = TopicPartitionList::with_capacity(partitions.len());
             for (topic, partition) in partitions {
@@ -321,11 +321,11 @@ impl Shared {
             }
             // One that a transaction is about to settle is an error, and asked for again.
             let told = asking.committed_offsets(list, PATIENCE)?;
-            let offset = |told: &TopicPartitionListElem<'_>| match told.offset() {
-                Asked::Offset(offset) => Some(offset),
+            let settled = |told: &TopicPartitionListElem<'_>| match told.offset() {
+                Asked::Offset(offset) => Some(Settled { offset, metadata: told.metadata().to_owned() }),
                 _ => None,
             };
-            told.elements().iter().map(|told| told.error().map(|()| offset(told))).collect()
+            told.elements().iter().map(|told| told.error().map(|()| settled(told))).collect()
         })
     }
 
@@ -334,7 +334,7 @@ impl Shared {
         &self,
         (group, wire): (&str, &str),
         partitions: &[(TopicName, i32)],
-    ) -> Result<Vec<Option<Offset>>, LogError> {
+    ) -> Result<Vec<Option<Settled>>, LogError> {
         let made = self.options.asking_of(wire).create_with_context(Context::default());
         let asking: BaseConsumer<Context> =
             made.map_err(|failed| client(&format!("cannot ask group {group}"), failed))?;

@@ -8,7 +8,7 @@ use std::{
 use aqueduct_core::{
     LogError, LogErrorKind, TopicName,
     group::{Group, MemberId, Move},
-    log::{Assignment, Offset, PartitionId, Settlement, Signal},
+    log::{Assignment, PartitionId, Settled, Settlement, Signal},
 };
 use tokio::sync::Notify;
 
@@ -42,7 +42,7 @@ pub(crate) struct GroupState {
     /// Who was given each partition last; it may have left since.
     holders: BTreeMap<PartitionId, MemberId>,
     generations: BTreeMap<PartitionId, i64>,
-    settled: BTreeMap<PartitionId, Offset>,
+    settled: BTreeMap<PartitionId, Settled>,
 }
 
 impl GroupState {
@@ -196,8 +196,8 @@ impl GroupState {
         Ok(self.members.get_mut(&id).and_then(|member| member.signals.pop_front()))
     }
 
-    pub(crate) fn settled(&self, partition: &PartitionId) -> Option<Offset> {
-        self.settled.get(partition).copied()
+    pub(crate) fn settled(&self, partition: &PartitionId) -> Option<&Settled> {
+        self.settled.get(partition)
     }
 
     /// Whether `member` owns `partition` under `generation`.
@@ -241,13 +241,12 @@ impl GroupState {
         }
     }
 
-    /// Stores a settlement that was checked; it never goes back: settlements of one owner may come out of order. Its
-    /// metadata is for logs that outlive the process.
+    /// Stores a settlement that was checked; it never goes back: settlements of one owner may come out of order.
     pub(crate) fn store(&mut self, settlement: Settlement) {
-        let settled = self.settled.entry(settlement.partition).or_insert(settlement.offset);
-        *settled = settlement.offset.max(*settled);
-        if aqueduct_core::planted("memory-settled-goes-back") {
-            *settled = settlement.offset;
+        let Settlement { partition, offset, metadata, .. } = settlement;
+        let late = self.settled.get(&partition).is_some_and(|settled| offset < settled.offset);
+        if !late || aqueduct_core::planted("memory-settled-goes-back") {
+            self.settled.insert(partition, Settled { offset, metadata });
         }
     }
 
@@ -286,7 +285,7 @@ impl GroupState {
         *generation += i64::from(*generation == 0 || !aqueduct_core::planted("memory-generation-not-raised"));
         let generation = *generation;
         self.holders.insert(partition.clone(), member);
-        let settled = self.settled(&partition);
+        let settled = self.settled(&partition).map(|settled| settled.offset);
         Ok(Assignment { partition, topic_id, generation, settled })
     }
 }

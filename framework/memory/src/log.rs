@@ -5,8 +5,8 @@ use std::sync::Arc;
 use aqueduct_core::{
     BoxFuture, LogError, LogErrorKind, Record, RecordBatch, TopicName,
     log::{
-        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Start, TopicInfo,
-        TopicSpec, TransactionalProducer,
+        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Settled, Start,
+        TopicInfo, TopicSpec, TransactionalProducer,
     },
     name,
 };
@@ -190,14 +190,14 @@ impl CommitLog for MemoryLog {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         Box::pin(async move {
             name::check("group", group)?;
             self.process.turn().await?;
             let state = self.shared.open()?;
             let partitions = state.topics.partition_ids(topic)?;
             let group = state.groups.get(group);
-            Ok(partitions.iter().map(|partition| group?.settled(partition)).collect())
+            Ok(partitions.iter().map(|partition| group?.settled(partition).cloned()).collect())
         })
     }
 

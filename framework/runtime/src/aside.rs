@@ -1,4 +1,5 @@
-//! What one partition writes about its deliveries: copies of parked records, end marks, ends of releases, dead letters.
+//! What one partition writes about its deliveries: copies of parked records, end marks, ends of releases, dead letters, and
+//! what handlers returned where that is to be exactly once.
 //! One batch is on its way while the next gathers. Each is one transaction that also settles under the current
 //! generation, so that an evicted member writes none.
 //!
@@ -13,7 +14,7 @@ use std::{
 
 use aqueduct_core::{
     BoxFuture, Environment, LogError, LogErrorKind, NewRecord, Record, Timestamp, TopicName,
-    log::{CommitLog, Consumer, Offset, PartitionId, Position, Settlement, TransactionalProducer},
+    log::{CommitLog, Consumer, Offset, PartitionId, Settlement, TransactionalProducer},
 };
 use tokio::sync::Mutex;
 use uuid::Uuid;
@@ -45,18 +46,36 @@ pub(crate) enum Op {
         attempts: u32,
         due: Option<Timestamp>,
     },
-    /// A parked record has ended.
-    End { key: KeyBytes, offset: Offset },
+    /// A parked record has ended; what its handler returned, where that goes with it.
+    End { key: KeyBytes, offset: Offset, records: Vec<NewRecord> },
     /// A release is over.
     Done { release: Uuid, failure: Option<String> },
+    /// All below has ended, and this is what handlers returned for it.
+    Settle { settled: Offset, records: Vec<NewRecord> },
 }
 
 impl Op {
     fn size(&self) -> usize {
         match self {
             Self::Letter { record, .. } | Self::Park { record, .. } => record.size() + 256,
-            Self::End { .. } | Self::Done { .. } => 256,
+            Self::End { records, .. } | Self::Settle { records, .. } => {
+                256 + records.iter().map(NewRecord::size).sum::<usize>()
+            }
+            Self::Done { .. } => 256,
         }
+    }
+
+    /// What a handler returned: written once, where all else may be written again.
+    fn returned(&self) -> &[NewRecord] {
+        match self {
+            Self::End { records, .. } | Self::Settle { records, .. } => records,
+            Self::Letter { .. } | Self::Park { .. } | Self::Done { .. } => &[],
+        }
+    }
+
+    /// Whether it has to be known where it was stored.
+    fn is_looked_up(&self) -> bool {
+        matches!(self, Self::Park { .. })
     }
 }
 
@@ -69,11 +88,11 @@ pub(crate) enum Refused {
     Stop(String),
 }
 
-/// A batch that was written, with where each record of it stands.
+/// A batch that was written, with the offset at which the own record of each stands, where that is known.
 #[derive(Debug)]
 pub(crate) struct Written {
     pub(crate) ops: Vec<Op>,
-    pub(crate) result: Result<Vec<Position>, Refused>,
+    pub(crate) result: Result<Vec<Option<Offset>>, Refused>,
 }
 
 /// The writer of one partition.
@@ -151,23 +170,25 @@ impl Writer {
     }
 
     /// Stores a batch, waiting out an unreachable log.
-    async fn store(&self, ops: &[Op]) -> Result<Vec<Position>, Refused> {
-        if ops.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn store(&self, ops: &[Op]) -> Result<Vec<Option<Offset>>, Refused> {
+        let once = ops.iter().any(|op| !op.returned().is_empty());
+        // Names the batch in the metadata of the settled offset, whichever attempt at it is the one that was stored.
+        let batch = once.then(|| format!("aq1:batch={:016x}", self.environment.random_u64()));
         let mut failures = 0;
         loop {
-            let error = match self.try_store(ops).await {
-                Ok(positions) => {
+            let error = match self.try_store(ops, batch.as_deref(), failures > 0).await {
+                Ok(stored) => {
                     if failures > 0 {
                         self.board.partition(&self.partition, |partition| partition.waiting = None);
                     }
-                    return Ok(positions);
+                    return Ok(stored);
                 }
                 Err(error) => error,
             };
             match error.kind() {
                 LogErrorKind::StaleGeneration => return Err(Refused::Fenced),
+                // As where it is published without a transaction: somebody makes the topic.
+                LogErrorKind::TopicMissing if once => {}
                 LogErrorKind::Unreachable
                 | LogErrorKind::UnknownOutcome
                 | LogErrorKind::Held
@@ -182,39 +203,102 @@ impl Writer {
         }
     }
 
-    async fn try_store(&self, ops: &[Op]) -> Result<Vec<Position>, LogError> {
-        let records = ops.iter().map(|op| self.record(op)).collect::<Result<Vec<_>, _>>()?;
+    /// One attempt; `again`: there was one before.
+    async fn try_store(
+        &self,
+        ops: &[Op],
+        batch: Option<&str>,
+        again: bool,
+    ) -> Result<Vec<Option<Offset>>, LogError> {
         let mut open = self.open.lock().await;
-        let Open { producer, ensured } = &mut *open;
-        for record in &records {
-            if !ensured.contains(&record.topic) {
-                self.ensure(&record.topic).await?;
-                ensured.insert(record.topic.clone());
+        let committed = match batch {
+            Some(batch) if again && !aqueduct_core::planted("unknown-outcome-written-again") => {
+                // The new producer comes first: what the older one left without an end has one after it.
+                self.producer(&mut open).await?;
+                self.is_stored(batch).await?
             }
+            _ => false,
+        };
+        if !committed {
+            return self.commit(&mut open, ops, batch, |_| true).await;
         }
-        let transactions = match producer.as_mut() {
-            Some(transactions) => transactions,
-            None => {
+        if !ops.iter().any(Op::is_looked_up) {
+            return Ok(vec![None; ops.len()]);
+        }
+        // All are stored, and it is not known where. A second copy of what is looked up does no harm.
+        self.commit(&mut open, ops, batch, Op::is_looked_up).await
+    }
+
+    /// Whether the batch of this name was the last to settle this partition. All that settles it goes through here.
+    async fn is_stored(&self, batch: &str) -> Result<bool, LogError> {
+        let settled = self.log.settled_offsets(&self.group, &self.partition.topic).await?;
+        let index = usize::try_from(self.partition.partition).ok();
+        let settled = index.and_then(|index| settled.get(index)?.as_ref());
+        Ok(settled.is_some_and(|settled| settled.metadata == batch))
+    }
+
+    /// The open producer, opened unless there is one.
+    async fn producer<'a>(
+        &self,
+        open: &'a mut Open,
+    ) -> Result<&'a mut Box<dyn TransactionalProducer>, LogError> {
+        Ok(match &mut open.producer {
+            Some(producer) => producer,
+            none => {
                 // A newer owner's takes the older owner's place.
                 let PartitionId { topic, partition } = &self.partition;
                 let id = format!("aqueduct.aside.{}.{topic}.{partition}", self.group);
-                producer.insert(self.log.transactional_producer(&id).await?)
+                none.insert(self.log.transactional_producer(&id).await?)
             }
-        };
+        })
+    }
+
+    /// Commits those of the ops that are written, and settles what all of them do.
+    async fn commit(
+        &self,
+        open: &mut Open,
+        ops: &[Op],
+        batch: Option<&str>,
+        written: impl Fn(&Op) -> bool,
+    ) -> Result<Vec<Option<Offset>>, LogError> {
+        let mut offset = self.progress.settled.load(Ordering::Acquire);
+        let (mut records, mut own) = (Vec::new(), Vec::new());
+        for op in ops {
+            if let Op::Settle { settled, .. } = op {
+                offset = offset.max(*settled);
+            }
+            if !written(op) {
+                own.push(None);
+                continue;
+            }
+            own.push(match self.record(op)? {
+                Some(record) => {
+                    if !open.ensured.contains(&record.topic) {
+                        self.ensure(&record.topic).await?;
+                        open.ensured.insert(record.topic.clone());
+                    }
+                    records.push(record);
+                    Some(records.len() - 1)
+                }
+                None => None,
+            });
+            records.extend_from_slice(op.returned());
+        }
         let settlement = Settlement {
             partition: self.partition.clone(),
             generation: self.generation,
-            offset: self.progress.settled.load(Ordering::Acquire),
-            metadata: String::new(),
+            offset,
+            metadata: batch.unwrap_or_default().to_owned(),
         };
         let fenced = !aqueduct_core::planted("copy-not-fenced");
         let settlements = fenced.then(|| (self.consumer.group_token(), vec![settlement]));
-        let committed = transactions.commit(records, settlements).await;
+        let committed = self.producer(open).await?.commit(records, settlements).await;
         if committed.is_err() {
             // After an unknown outcome a producer is not used again.
-            *producer = None;
+            open.producer = None;
         }
-        committed
+        let positions = committed?;
+        Ok(own.into_iter().map(|own| Some(positions.get(own?)?.offset)).collect())
     }
 
     async fn ensure(&self, topic: &TopicName) -> Result<(), LogError> {
@@ -228,7 +312,8 @@ impl Writer {
         }
     }
 
-    fn record(&self, op: &Op) -> Result<NewRecord, LogError> {
+    /// The record of ours that an op is, if it is one.
+    fn record(&self, op: &Op) -> Result<Option<NewRecord>, LogError> {
         let now = self.environment.now();
         let encode = |error: serde_json::Error| {
             LogError::with_source(LogErrorKind::Configuration, "a record of ours does not encode", error)
@@ -243,7 +328,8 @@ impl Writer {
                 timestamp: now,
             })
         };
-        match op {
+        let record = match op {
+            Op::Settle { .. } => return Ok(None),
             Op::Letter { record, reason, attempts, .. } => {
                 dead_letter::letter(&self.group, record, reason, *attempts, now)
             }
@@ -257,7 +343,8 @@ impl Writer {
                 let topic = parking::control_topic(&self.group)?;
                 control::done(&topic, *release, failure.clone(), now).map_err(encode)
             }
-        }
+        };
+        record.map(Some)
     }
 }
 
@@ -270,8 +357,12 @@ fn cannot(ops: &[Op], be: &str, error: &LogError) -> String {
         Some(Op::Park { record, reason, .. }) => {
             format!("the parked copy of {record:?} cannot {be}: {error} (it failed with: {reason})")
         }
-        Some(Op::End { key, offset }) => {
+        Some(Op::End { key, offset, .. }) => {
             format!("the end mark of key {} at offset {offset} cannot {be}: {error}", key.escape_ascii())
+        }
+        Some(Op::Settle { settled, records }) => {
+            let count = records.len();
+            format!("what handlers returned below offset {settled} ({count} events) cannot {be}: {error}")
         }
         Some(Op::Done { release, .. }) => format!("the end of release {release} cannot {be}: {error}"),
         None => format!("nothing cannot {be}: {error}"),

@@ -119,9 +119,18 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             };
             tasks.push((id.clone(), generation, task));
             let stored = kept.filter(|kept| *kept == start).unwrap_or(-1);
-            let (revoking, closed, fenced) = (false, false, false);
-            let owned =
-                Owned { generation, claim, wish, progress, releases, stored, revoking, closed, fenced };
+            let owned = Owned {
+                generation,
+                claim,
+                wish,
+                progress,
+                releases,
+                stored,
+                revoking: false,
+                closed: false,
+                settles: false,
+                fenced: false,
+            };
             if let Some(older) = self.partitions.insert(id, owned) {
                 older.wish(Wish::Lost);
             }
@@ -142,6 +151,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             }
         }
         for (id, generation, task) in tasks {
+            if let Some(owned) = self.partitions.get_mut(&id) {
+                owned.settles = self.shared.subscription.exactly_once;
+            }
             self.tasks.spawn(async move {
                 let closed = AssertUnwindSafe(task.run()).catch_unwind().await;
                 // Handlers are caught one by one, so this is a defect of ours, or of an error's `Display`.

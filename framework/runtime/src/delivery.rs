@@ -77,6 +77,8 @@ pub(crate) struct Assigned {
 #[derive(Debug)]
 pub(crate) enum Attempted {
     Ended,
+    /// The handler has ended, and this goes into the log with the settled offset.
+    Returned(Vec<NewRecord>),
     Fenced,
     /// The handler said no, or panicked.
     Failed(HandlerError),
@@ -184,7 +186,7 @@ impl<S: Send + Sync + 'static> Shared<S> {
                 Attempted::Failed(panicked(&*panic))
             }
         };
-        if let (Attempted::Ended, Some(begun)) = (&attempted, &begun) {
+        if let (Attempted::Ended | Attempted::Returned(_), Some(begun)) = (&attempted, &begun) {
             self.succeeded(begun.route);
         }
         (attempted, begun)
@@ -210,6 +212,11 @@ impl<S: Send + Sync + 'static> Shared<S> {
             };
             if !drafts.is_empty() {
                 let records = self.consequences(drafts, &incoming)?;
+                if self.subscription.exactly_once
+                    && !aqueduct_core::planted("returned-beside-the-transaction")
+                {
+                    return Ok(Attempted::Returned(records));
+                }
                 self.bus.publish_records(records).await.map_err(publish_failed)?;
             }
             return Ok(Attempted::Ended);

@@ -10,7 +10,7 @@
 //!   subscription's `places`; `in_flight`: what is under way (`work`); `progress` and `ring`: how far it is
 //! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the
 //!   handler works for others
-//! - `aside`: writes dead letters (`dead_letter`) and parked records
+//! - `aside`: writes dead letters (`dead_letter`), parked records, and what handlers `returned` exactly once
 //! - [`parking`]: keys that wait for an operator, and how they are released
 //! - [`status`]: what a subscription says of itself
 
@@ -32,6 +32,7 @@ mod partition;
 mod places;
 pub mod policy;
 mod progress;
+mod returned;
 mod ring;
 mod running;
 #[cfg(all(test, feature = "shuttle"))]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aqueduct_core::{
-    Record, Timestamp,
+    NewRecord, Record, Timestamp,
     handler::Outcome,
     log::{Offset, PartitionId, Start},
 };
@@ -39,7 +39,11 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let random = || self.shared.bus.environment().random_u64();
         let error = match attempted {
             Attempted::Ended => {
-                self.ended(id);
+                self.ended(id, Vec::new());
+                return Ok(());
+            }
+            Attempted::Returned(records) => {
+                self.ended(id, records);
                 return Ok(());
             }
             Attempted::Fenced => return Err(Halt::Fenced),
@@ -149,11 +153,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
         self.lanes.back_off(id, Instant::now() + delay, reason, true);
     }
 
-    /// A delivery has ended: its lane goes on.
-    fn ended(&mut self, id: LaneId) {
+    /// A delivery has ended: its lane goes on. What its handler returned goes with the settled offset.
+    fn ended(&mut self, id: LaneId, returned: Vec<NewRecord>) {
         let Some(lane) = self.lanes.get(id) else { return };
         match lane.head.origin {
             Origin::Live(sequence) => {
+                self.returned.keep(sequence, lane.head.record.offset(), returned);
                 self.end(sequence);
                 self.lanes.advance(id);
             }
@@ -163,7 +168,12 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 self.news += 1;
                 if let Some(key) = key {
                     self.parked.handled(&key, offset);
-                    self.push_aside(Op::End { key: KeyBytes::clone(&key), offset });
+                    let mark = KeyBytes::clone(&key);
+                    if returned.is_empty() {
+                        self.push_aside(Op::End { key: mark, offset, records: returned });
+                    } else {
+                        self.returned.keep_released(mark, offset, returned);
+                    }
                     self.go_on(&key);
                 }
             }
@@ -285,7 +295,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
     }
 
     /// The log has what was set aside.
-    pub(super) fn on_stored(&mut self, op: Op, at: Offset) {
+    pub(super) fn on_stored(&mut self, op: Op, at: Option<Offset>) {
         match op {
             Op::Letter { lane, record, reason, attempts } => {
                 tracing::error!(
@@ -298,12 +308,14 @@ impl<S: Send + Sync + 'static> Partition<S> {
                 self.shared.board.lock().dead_letters += 1;
                 let Some(head) = self.lanes.get(lane).map(|lane| lane.head.place()) else { return };
                 if self.assigned.claim.is_none() {
-                    self.ended(lane);
+                    self.ended(lane, Vec::new());
                     return;
                 }
                 self.mark(lane, head);
             }
             Op::Park { sequence, key, record, due, .. } => {
+                // Of a copy it is always known.
+                let at = at.unwrap_or_default();
                 self.parked.copied(&key, record.offset(), Copy { at, due });
                 if let Some(sequence) = sequence {
                     self.shared.board.lock().parked += 1;
@@ -316,6 +328,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
                     self.push_aside(Op::Done { release, failure: None });
                 }
             }
+            Op::Settle { settled, .. } => self.on_settled(settled),
             Op::Done { release, failure } => {
                 tracing::info!(
                     subscription = self.shared.subscription.name,
@@ -421,7 +434,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             Halt::Stop(format!("the parked record of key {key} at offset {offset} cannot be read: {error}"))
         })?;
         if aqueduct_core::planted("end-mark-before-handled") {
-            self.push_aside(Op::End { key: KeyBytes::clone(&key), offset });
+            self.push_aside(Op::End { key: KeyBytes::clone(&key), offset, records: Vec::new() });
         }
         let mut head = Head::new(record, Origin::Released);
         if self.parked.release_of(&key) == Some(Release::Due) {

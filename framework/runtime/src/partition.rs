@@ -27,6 +27,7 @@ use crate::{
     parking::{control::Asked, index::ParkedKeys},
     places::Places,
     progress::Progress,
+    returned::Returned,
     ring::Ring,
     sync::Ordering,
     watch::Watch,
@@ -74,6 +75,7 @@ pub(crate) struct Partition<S> {
     pub(super) finished: VecDeque<Finished<S>>,
     pub(super) parked: ParkedKeys,
     pub(super) aside: Aside,
+    pub(super) returned: Returned,
     pub(super) spare: Spare<S>,
     pub(super) places: Places,
     /// Read, and not yet within the window: the next record of a batch, and where the reader stood after the batch.
@@ -131,6 +133,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             finished: VecDeque::new(),
             parked: beginning.parked,
             aside,
+            returned: Returned::new(start),
             spare: Spare::new(routes),
             places,
             pending: None,
@@ -254,6 +257,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
             drop(self.start_ready(Instant::now()));
         }
         let mut unfinished = self.lanes.drain();
+        self.tell();
         let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));
         tokio::pin!(timer);
         while !self.running.is_empty() || !self.finished.is_empty() || self.aside.busy() {
@@ -300,8 +304,8 @@ impl<S: Send + Sync + 'static> Partition<S> {
             Err(Refused::Fenced) => return Err(Halt::Fenced),
             Err(Refused::Stop(reason)) => return Err(Halt::Stop(reason)),
         };
-        for (op, position) in written.ops.into_iter().zip(positions) {
-            self.on_stored(op, position.offset);
+        for (op, at) in written.ops.into_iter().zip(positions) {
+            self.on_stored(op, at);
         }
         Ok(())
     }

@@ -47,13 +47,16 @@ impl<S: Send + Sync + 'static> Partition<S> {
 
     /// Tells the status what is new.
     pub(super) fn tell(&mut self) {
-        let now = (self.ring.settled(), self.ring.len(), self.parked.records());
+        self.give_returned();
+        let exactly_once = self.shared.subscription.exactly_once;
+        let settled = if exactly_once { self.returned.stored } else { self.ring.settled() };
+        let now = (settled, self.ring.len(), self.parked.records());
         if now == self.told && self.news == 0 {
             return;
         }
         self.told = now;
         let (settled, in_flight, parked) = now;
-        self.note_unstored(settled);
+        self.note_unstored(self.ring.settled());
         self.progress.settled.store(settled, Ordering::Release);
         let news = std::mem::take(&mut self.news);
         let mut status = self.shared.board.lock();
@@ -100,6 +103,9 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let idle = self.ring.oldest().is_none() && !self.holds_told;
         let mut next = if idle { look + IDLE } else { look };
         if let Some(due) = self.lanes.next_due() {
+            next = next.min(due);
+        }
+        if let Some(due) = self.settles_at() {
             next = next.min(due);
         }
         if let Some(due) = self.parked.next_due() {

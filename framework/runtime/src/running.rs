@@ -78,6 +78,8 @@ pub(crate) struct Owned {
     pub(super) revoking: bool,
     /// Whether its task has ended.
     pub(super) closed: bool,
+    /// Its task settles, in transactions with what handlers returned, and nobody else.
+    pub(super) settles: bool,
     /// Whether another owner has it: nothing of it is settled any more.
     pub(super) fenced: bool,
 }
@@ -90,7 +92,10 @@ impl Owned {
 
     /// Whether its task has ended and its settled offset is not stored.
     fn is_owing(&self) -> bool {
-        self.closed && !self.fenced && self.progress.settled.load(Ordering::Acquire) != self.stored
+        self.closed
+            && !self.fenced
+            && !self.settles
+            && self.progress.settled.load(Ordering::Acquire) != self.stored
     }
 
     /// Tells the task, unless it is lost already.
@@ -282,7 +287,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         let round: Vec<_> = self
             .partitions
             .iter()
-            .filter(|(_, owned)| !owned.fenced)
+            .filter(|(_, owned)| !owned.fenced && !owned.settles)
             .map(|(id, owned)| (id, owned, owned.progress.settled.load(Ordering::Acquire)))
             .filter(|(_, owned, offset)| *offset != owned.stored)
             .map(|(id, owned, offset)| Due {

@@ -71,6 +71,7 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
         bus: Bus,
         effects: Option<Arc<dyn Effects>>,
     ) -> Result<Self, SubscriptionError> {
+        let effects = effects.filter(|_| !subscription.exactly_once);
         let routing = subscription.plan(effects.as_ref())?;
         let board = Board::new(SubscriptionStatus {
             name: subscription.name.clone(),

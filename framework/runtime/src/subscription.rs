@@ -26,6 +26,7 @@ pub struct Subscription<S> {
     pub(crate) hold_at_most: Duration,
     pub(crate) start: Start,
     pub(crate) max_record_bytes: usize,
+    pub(crate) exactly_once: bool,
 }
 
 /// A declaration that cannot be run.
@@ -68,6 +69,16 @@ pub enum SubscriptionError {
         /// What the app has.
         found: String,
     },
+    /// A handler settles in a database, and the subscription in the log.
+    #[error(
+        "handler {handler} of subscription {subscription} takes `Tx`, and `.exactly_once()` settles in the log: remove one of them"
+    )]
+    ExactlyOnce {
+        /// The subscription.
+        subscription: String,
+        /// The handler's name.
+        handler: &'static str,
+    },
     /// A setting out of its range.
     #[error("subscription {subscription}: {setting} must be at least 1")]
     Zero {
@@ -95,6 +106,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             hold_at_most: Duration::from_secs(600),
             start: Start::Earliest,
             max_record_bytes: 1024 * 1024,
+            exactly_once: false,
         }
     }
 
@@ -136,6 +148,17 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     #[must_use]
     pub fn window(self, window: usize) -> Self {
         Self { window, ..self }
+    }
+
+    /// From topic to topic, exactly once: what handlers return goes into the log in one transaction with the settled offset,
+    /// so that who reads committed records sees each event once, in the order of the offsets it came from, after crashes,
+    /// pauses and hand-overs too. Other effects of a handler may repeat.
+    ///
+    /// An event waits until all deliveries before it in its partition have ended. The app's database is not used for it: a
+    /// handler that takes `Tx` has its effects once without it.
+    #[must_use]
+    pub fn exactly_once(self) -> Self {
+        Self { exactly_once: true, ..self }
     }
 
     /// How often a failed delivery is attempted.
@@ -197,6 +220,10 @@ impl<S: Send + Sync + 'static> Subscription<S> {
         let mut topics = Vec::new();
         for (index, route) in self.routes.iter().enumerate() {
             if let Some(wanted) = route.database() {
+                if self.exactly_once {
+                    let handler = route.name();
+                    return Err(SubscriptionError::ExactlyOnce { subscription: subscription(), handler });
+                }
                 let found = effects.map_or_else(|| "none".to_owned(), |effects| effects.kind().to_owned());
                 if found != wanted {
                     let handler = route.name();
@@ -248,6 +275,10 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             if capabilities.durable { "at least once" } else { "at least once while the process lives" };
         let transactional = self.routes.iter().filter(|route| route.database().is_some()).count();
         let once = match effects {
+            _ if self.exactly_once => {
+                "published events once (in a transaction with the settled offset), other effects may repeat"
+                    .to_owned()
+            }
             None => "effects may repeat".to_owned(),
             Some(effects) if transactional == self.routes.len() => {
                 format!("effects once ({})", effects.guarantee())

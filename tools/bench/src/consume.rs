@@ -87,7 +87,7 @@ pub async fn settled(log: &dyn CommitLog, group: &str, topic: &str) -> anyhow::R
     let settled = log.settled_offsets(group, &topic).await?;
     for (end, settled) in ends.iter().zip(&settled) {
         ensure!(
-            *end == 0 || *settled == Some(*end),
+            *end == 0 || settled.as_ref().is_some_and(|settled| settled.offset == *end),
             "group {group} has settled {settled:?}, the log ends at {ends:?}"
         );
     }

@@ -18,7 +18,7 @@ use aqueduct::{
         BoxFuture, NewRecord, RecordBatch,
         log::{
             Assignment, Capabilities, CommitLog, Consumer, GroupToken, Offset, PartitionId, PartitionReader,
-            Position, Producer, Receipt, Settlement, Signal, Start, TopicInfo, TopicSpec,
+            Position, Producer, Receipt, Settled, Settlement, Signal, Start, TopicInfo, TopicSpec,
             TransactionalProducer,
         },
         record::HeaderRef,
@@ -119,7 +119,7 @@ impl CommitLog for Prepared {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         self.log.settled_offsets(group, topic)
     }
 

@@ -16,7 +16,8 @@ use aqueduct::{
         BoxFuture, NewRecord, RecordBatch,
         log::{
             Assignment, Capabilities, CommitLog, Consumer, GroupToken, Offset, PartitionId, PartitionReader,
-            Position, Producer, Settlement, Signal, Start, TopicInfo, TopicSpec, TransactionalProducer,
+            Position, Producer, Settled, Settlement, Signal, Start, TopicInfo, TopicSpec,
+            TransactionalProducer,
         },
     },
 };
@@ -183,7 +184,7 @@ impl CommitLog for Spy {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         self.inner.settled_offsets(group, topic)
     }
 

@@ -19,6 +19,6 @@ pub use history::{History, HistoryError};
 pub use observation::{Finished, Line, Observation, Outcome, PartitionId, Place, Sent, Stalled, WriteKind};
 pub use recorder::{Recorder, boot_minus_wall, now};
 pub use report::{Kind, Report, Verdict};
-pub use rules::{Rules, Subscription, group_and_topic};
+pub use rules::{Once, Rules, Subscription, group_and_topic};
 pub use sampler::{Sampler, until_told};
 pub use stored::Stored;

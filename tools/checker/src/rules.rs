@@ -11,10 +11,20 @@ pub struct Subscription {
     pub group: String,
     /// The topics whose every record it handles.
     pub topics: BTreeSet<String>,
-    /// Whether its handler writes one effect of each event, in its transaction.
-    pub effects: bool,
+    /// Whether its handler has one effect of each.
+    pub effects: Option<Once>,
     /// How many deliveries of a partition may be above its settled offset: the longest rewind.
     pub window: u64,
+}
+
+/// What takes effect once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Once {
+    /// Each event, in a database: what was published twice under one id too.
+    Event,
+    /// Each record, in another topic.
+    Record,
 }
 
 /// Reads `GROUP=TOPIC`, as observers are told what to look at.

@@ -9,8 +9,8 @@ use aqueduct_app::{App, Status, caught_up};
 use aqueduct_core::{
     BoxFuture, Handled, LogError, State, TopicName,
     log::{
-        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Start, TopicInfo,
-        TopicSpec, TransactionalProducer,
+        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Settled, Start,
+        TopicInfo, TopicSpec, TransactionalProducer,
     },
 };
 use aqueduct_memory::MemoryLog;
@@ -214,7 +214,7 @@ impl CommitLog for Watched {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         Box::pin(async move {
             let act = (group == "pings").then(|| self.between.0.lock().unwrap().take()).flatten();
             if let Some(act) = act {

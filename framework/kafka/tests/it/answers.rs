@@ -72,7 +72,8 @@ impl Place {
     }
 
     async fn settled(&self, log: &Log) -> Vec<Option<Offset>> {
-        log.settled_offsets("g", &self.topic).await.unwrap()
+        let settled = log.settled_offsets("g", &self.topic).await.unwrap();
+        settled.into_iter().map(|settled| Some(settled?.offset)).collect()
     }
 }
 

@@ -44,8 +44,8 @@ impl Topic {
     /// Writes a batch of ten.
     fn batch(&self, codec: &str, from: Offset) {
         let mut config = cluster::raw();
-        // The flush ends the waiting.
-        config.set("linger.ms", "60000").set("compression.type", codec);
+        // Time to send ten. The flush ends the waiting, but not of what the client took to a broker at that instant.
+        config.set("linger.ms", "2000").set("compression.type", codec);
         let producer: BaseProducer = config.create().unwrap();
         for number in from..from + 10 {
             // The same, so that it is worth compressing.

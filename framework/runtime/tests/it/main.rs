@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what went wrong by where it panics")]
 
 mod drain;
+mod exactly_once;
 mod failure;
 mod lanes;
 mod order;

@@ -109,7 +109,14 @@ impl Bench {
     /// The settled offsets of group `steps`, summed over its topic.
     pub(crate) async fn settled(&self) -> Offset {
         let topic = TopicName::new(Stepped::INFO.topic).unwrap();
-        self.log.settled_offsets("steps", &topic).await.unwrap().into_iter().flatten().sum()
+        self.log
+            .settled_offsets("steps", &topic)
+            .await
+            .unwrap()
+            .into_iter()
+            .flatten()
+            .map(|settled| settled.offset)
+            .sum()
     }
 
     /// Appends a record as another program would.

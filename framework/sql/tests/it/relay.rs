@@ -11,7 +11,7 @@ use aqueduct_core::{
     environment::{Random, SystemClock},
     log::{
         Capabilities, CommitLog, Consumer, GroupToken, Offset, PartitionId, PartitionReader, Position,
-        Producer, Settlement, Start, TopicInfo, TopicSpec, TransactionalProducer,
+        Producer, Settled, Settlement, Start, TopicInfo, TopicSpec, TransactionalProducer,
     },
 };
 use aqueduct_memory::MemoryLog;
@@ -117,7 +117,7 @@ impl CommitLog for SpyLog {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         self.log.settled_offsets(group, topic)
     }
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {

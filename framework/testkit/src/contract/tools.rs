@@ -213,5 +213,7 @@ pub(super) async fn settle(
 }
 
 pub(super) async fn settled(log: &Log, group: &str, topic: &str) -> Vec<Option<Offset>> {
-    within("asking for settled offsets", log.settled_offsets(group, &name(topic))).await.unwrap()
+    let settled =
+        within("asking for settled offsets", log.settled_offsets(group, &name(topic))).await.unwrap();
+    settled.into_iter().map(|settled| Some(settled?.offset)).collect()
 }

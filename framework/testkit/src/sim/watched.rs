@@ -6,7 +6,7 @@ use aqueduct_core::{
     BoxFuture, LogError, LogErrorKind, NewRecord, TopicName,
     log::{
         Assignment, Capabilities, CommitLog, Consumer, GroupToken, Offset, PartitionId, PartitionReader,
-        Position, Producer, Settlement, Signal, Start, TopicInfo, TopicSpec, TransactionalProducer,
+        Position, Producer, Settled, Settlement, Signal, Start, TopicInfo, TopicSpec, TransactionalProducer,
     },
 };
 
@@ -93,7 +93,7 @@ impl CommitLog for Watched {
         &'a self,
         group: &'a str,
         topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Offset>>, LogError>> {
+    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
         self.process.log.settled_offsets(group, topic)
     }
 

@@ -198,13 +198,12 @@ impl Play {
             slot.drain(stage)?;
             slot.wait_drained(stage)?;
         }
-        let started = Instant::now();
         self.release(stage, self.times.liveness.as_secs())?;
         if let Some(mut releaser) = self.releaser.take() {
             let status = releaser.wait(self.times.liveness * 2)?;
             ensure!(status.success(), "not all keys were released: {}", releaser.printed()?);
         }
-        let caught_up = stage.catch_up(&ROLES, self.times.liveness.saturating_sub(started.elapsed()))?;
+        let caught_up = stage.catch_up(&ROLES, self.times.liveness)?;
         for slot in self.slots.iter_mut().filter(|slot| slot.consumes()) {
             slot.check()?;
             slot.drain(stage)?;

@@ -1,6 +1,6 @@
 //! What handlers were given: order, overlap, repetition, effects.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Court,
@@ -9,7 +9,7 @@ use super::{
 use crate::{
     observation::{Finished, PartitionId, Place},
     report::Kind,
-    rules::Rules,
+    rules::{Once, Rules},
 };
 
 pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
@@ -77,8 +77,16 @@ fn ends(run: &Run<'_>) -> u64 {
 
 fn effects(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
     let mut once: HashMap<(&str, &str), &Place> = HashMap::new();
+    let mut places: HashSet<(&str, &Place)> = HashSet::new();
     for effect in &tables.effects {
-        if let Some(before) = once.insert((effect.group, effect.id), effect.place) {
+        let subscription = rules.subscriptions.iter().find(|each| each.group == effect.group);
+        let of_records = subscription.is_some_and(|each| each.effects == Some(Once::Record));
+        let twice = if of_records {
+            (!places.insert((effect.group, effect.place))).then_some(effect.place)
+        } else {
+            once.insert((effect.group, effect.id), effect.place)
+        };
+        if let Some(before) = twice {
             let what = format!(
                 "{}: {} took effect twice, from {before} and from {}",
                 effect.group, effect.id, effect.place
@@ -220,11 +228,11 @@ pub(super) fn duplicates(tables: &Tables<'_>, rules: &Rules, court: &mut Court) 
                 court.find(Kind::Doubled, what("below the settled offset that its assignment began with"));
                 continue;
             }
-            // An older owner that woke got as far as it had settled, and the next one began there.
+            // An older owner that woke got as far as it had settled, and the next one began there. If it woke before it took
+            // the partition up, it began where the newer owner was by then.
             let reached = if second.generation < first.generation {
-                began
-                    .and_then(|began| began.range(second.generation + 1..).next())
-                    .and_then(|(_, next)| next.settled)
+                let next = began.and_then(|began| began.range(second.generation + 1..).next());
+                next.and_then(|(_, next)| next.settled).max(from)
             } else {
                 from
             };

@@ -6,7 +6,11 @@ use super::{
     Court,
     tables::{Run, Tables},
 };
-use crate::{observation::Finished, report::Kind, rules::Rules};
+use crate::{
+    observation::Finished,
+    report::Kind,
+    rules::{Once, Rules, Subscription},
+};
 
 pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
     for drain in &tables.drains {
@@ -47,7 +51,9 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
         }
         let least = u64::try_from(cut.len()).unwrap_or(u64::MAX);
         // What waits for its transaction has begun, and no handler tells of it.
-        let waits = |group: &str| rules.subscriptions.iter().any(|each| each.effects && each.group == group);
+        let database = |each: &Subscription| each.effects == Some(Once::Event);
+        let waits =
+            |group: &str| rules.subscriptions.iter().any(|each| database(each) && each.group == group);
         let most = if tables.assignments.iter().any(|each| each.by == process && waits(each.group)) {
             u64::MAX
         } else {

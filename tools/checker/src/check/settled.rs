@@ -9,7 +9,7 @@ use super::{
 use crate::{
     observation::{Finished, PartitionId, Place},
     report::Kind,
-    rules::{Rules, Subscription},
+    rules::{Once, Rules, Subscription},
 };
 
 /// When each record of a partition ended for a group.
@@ -18,7 +18,7 @@ type Ends<'a> = HashMap<&'a PartitionId, BTreeMap<i64, u64>>;
 pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
     for subscription in &rules.subscriptions {
         let mut ends = ends(tables, &subscription.group);
-        if subscription.effects {
+        if subscription.effects == Some(Once::Event) {
             repeated(tables, &mut ends);
         }
         samples(tables, subscription, &ends, court);
@@ -115,8 +115,9 @@ fn unhandled(
     court: &mut Court,
 ) {
     let group = subscription.group.as_str();
-    let effects: HashSet<&str> =
-        tables.effects.iter().filter(|effect| effect.group == group).map(|effect| effect.id).collect();
+    let own = || tables.effects.iter().filter(|effect| effect.group == group);
+    let effects: HashSet<&str> = own().map(|effect| effect.id).collect();
+    let places: HashSet<&Place> = own().map(|effect| effect.place).collect();
     let none = BTreeMap::new();
     for (shard, records) in &tables.records {
         if !subscription.topics.contains(&shard.topic) {
@@ -129,13 +130,18 @@ fn unhandled(
             let of = (group, &place);
             let parked = tables.parked.contains_key(&of);
             let waits = parked && !tables.end_marks.contains_key(&of);
+            let has_effect = match subscription.effects {
+                None => true,
+                Some(Once::Event) => effects.contains(id),
+                Some(Once::Record) => places.contains(&place),
+            };
             if !ended.contains_key(offset) {
                 court.find(Kind::Lost, format!("{group}: {id} at {place} was never handled"));
             } else if waits {
                 if rules.released {
                     court.find(Kind::Lost, format!("{group}: {id} at {place} is still parked"));
                 }
-            } else if subscription.effects && !tables.letters.contains_key(&of) && !effects.contains(id) {
+            } else if !tables.letters.contains_key(&of) && !has_effect {
                 court.find(Kind::Lost, format!("{group}: {id} at {place} has no effect"));
             }
         }

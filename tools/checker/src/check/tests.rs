@@ -7,7 +7,7 @@ mod repeated;
 use std::collections::BTreeMap;
 
 use crate::{
-    Finished, History, Kind, Line, Observation, Outcome, PartitionId, Place, Rules, Sent, Stalled,
+    Finished, History, Kind, Line, Observation, Once, Outcome, PartitionId, Place, Rules, Sent, Stalled,
     Subscription, WriteKind,
 };
 
@@ -25,7 +25,8 @@ fn shard() -> PartitionId {
 
 fn rules() -> Rules {
     let topics = || [TOPIC.to_owned()].into();
-    let subscription = Subscription { group: GROUP.to_owned(), topics: topics(), effects: true, window: 8 };
+    let subscription =
+        Subscription { group: GROUP.to_owned(), topics: topics(), effects: Some(Once::Event), window: 8 };
     Rules { subscriptions: vec![subscription], topics: topics(), ..Rules::default() }
 }
 

@@ -94,7 +94,11 @@ impl<S: Clone + Send + Sync + 'static> Run<'_, S> {
         for topic in &self.topics {
             let ends = self.log.end_offsets(topic).await?;
             let settled = self.log.settled_offsets(&self.group, topic).await?;
-            if ends.iter().zip(settled).any(|(end, settled)| *end > settled.unwrap_or(0)) {
+            if ends
+                .iter()
+                .zip(settled)
+                .any(|(end, settled)| *end > settled.map_or(0, |settled| settled.offset))
+            {
                 return Ok(false);
             }
         }

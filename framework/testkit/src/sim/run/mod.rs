@@ -306,7 +306,8 @@ impl<'a, S: Clone + Send + Sync + 'static> Run<'a, S> {
         for topic in &self.topics {
             let ends = self.log.end_offsets(topic).await?;
             let settled = self.log.settled_offsets(&self.group, topic).await?;
-            for ((number, end), offset) in (0..).zip(ends).zip(settled) {
+            for ((number, end), settled) in (0..).zip(ends).zip(settled) {
+                let offset = settled.map(|settled| settled.offset);
                 let partition = PartitionId { topic: topic.clone(), partition: number };
                 let group = &*self.group;
                 self.saw(Seen::Settled { group, partition: &partition, offset, end });

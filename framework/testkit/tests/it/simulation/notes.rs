@@ -11,7 +11,7 @@ use aqueduct_runtime::PublishError;
 use aqueduct_testkit::sim::{Answer, Observer, Process, Seen, VirtualClock, World, Written};
 use checker::{Finished, History, Observation, Outcome, Place, Sent, Stalled, WriteKind};
 
-use super::workload::{Effect, GROUP, Stepped, Workload};
+use super::workload::{Echoed, Effect, GROUP, Stepped, Workload};
 
 #[derive(Default)]
 struct Gathered {
@@ -77,19 +77,29 @@ impl Notes {
                 at_end.push(read(&topic, record));
             }
         }
-        if workload.effects() {
-            for (_, seq, effect) in world.rows().all::<Effect>("effect/").unwrap() {
-                let Effect { id, topic, partition, offset, generation, stages } = effect;
-                let effect = Observation::Effect {
-                    group: GROUP.to_owned(),
-                    id,
-                    place: Place::new(topic, partition, offset),
-                    generation,
-                    seq: i64::try_from(seq).unwrap(),
-                    stages,
-                };
-                at_end.push((u64::MAX / 2, effect));
-            }
+        let effects: Vec<_> = if workload.exactly_once() {
+            let echoed = |record: &Record| {
+                let Echoed { effect, .. } = serde_json::from_slice(record.value().unwrap()).unwrap();
+                Effect { stages: header(record, "ce_id").into_iter().collect(), ..effect.unwrap() }
+            };
+            (0..).zip(world.records("echoes").iter().map(echoed)).collect()
+        } else if workload.effects() {
+            let rows = world.rows().all::<Effect>("effect/").unwrap();
+            rows.into_iter().map(|(_, seq, effect)| (seq, effect)).collect()
+        } else {
+            Vec::new()
+        };
+        for (seq, effect) in effects {
+            let Effect { id, topic, partition, offset, generation, stages } = effect;
+            let effect = Observation::Effect {
+                group: GROUP.to_owned(),
+                id,
+                place: Place::new(topic, partition, offset),
+                generation,
+                seq: i64::try_from(seq).unwrap(),
+                stages,
+            };
+            at_end.push((u64::MAX / 2, effect));
         }
         let mut history = self.gathered().history.clone();
         for (at, saw) in at_end {

@@ -14,7 +14,7 @@ use aqueduct_core::{Delivery, Draft, Handled, RetryAfter, State, Terminal};
 use aqueduct_derive::Event;
 use aqueduct_runtime::{OnFailure, Subscription};
 use aqueduct_testkit::sim::{Case, Dice, Plan, Process, Tx, VirtualClock, World};
-use checker::Rules;
+use checker::{Once, Rules};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
@@ -43,13 +43,15 @@ struct Strange {
 /// What a step causes.
 #[derive(Debug, Clone, Serialize, Deserialize, Event)]
 #[event(name = "sim.Echoed", topic = "echoes", key = key, crate = aqueduct_core)]
-struct Echoed {
+pub(crate) struct Echoed {
     key: String,
     number: u64,
+    /// From topic to topic the echo is the effect.
+    pub(crate) effect: Option<Effect>,
 }
 
 /// A row that a handler writes.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct Effect {
     pub(crate) id: String,
     pub(crate) topic: String,
@@ -90,6 +92,8 @@ enum Database {
 pub(crate) struct Workload {
     database: Database,
     echoes: bool,
+    /// From topic to topic.
+    exactly_once: bool,
     behaviours: Vec<Behaviour>,
     events: Vec<Option<Stepped>>,
     strange: Vec<Option<String>>,
@@ -100,8 +104,8 @@ impl fmt::Display for Workload {
         let strange = self.strange.iter().flatten().count();
         write!(
             f,
-            "database {:?}, echoes {}, strange events {strange}, keys {:?}",
-            self.database, self.echoes, self.behaviours
+            "database {:?}, echoes {}, exactly once {}, strange events {strange}, keys {:?}",
+            self.database, self.echoes, self.exactly_once, self.behaviours
         )
     }
 }
@@ -118,22 +122,19 @@ impl Workload {
             strange.push(is_strange.then(|| key.clone()));
             events.push((!is_strange).then(|| Stepped { key, number: u64::try_from(number).unwrap() }));
         }
-        Self {
-            database: dice.pick(&[
-                Database::None,
-                Database::Beside,
-                Database::Transactional,
-                Database::Transactional,
-            ]),
-            echoes: dice.percent(60),
-            behaviours,
-            events,
-            strange,
-        }
+        let databases = [Database::None, Database::Beside, Database::Transactional, Database::Transactional];
+        let (database, echoes) = (dice.pick(&databases), dice.percent(60));
+        let exactly_once = database != Database::Transactional && dice.percent(60);
+        Self { database, echoes: echoes || exactly_once, exactly_once, behaviours, events, strange }
     }
 
+    /// Whether what a handler does takes effect once: in the database, or as echoes.
     pub(crate) fn effects(&self) -> bool {
-        self.database == Database::Transactional
+        self.database == Database::Transactional || self.exactly_once
+    }
+
+    pub(crate) fn exactly_once(&self) -> bool {
+        self.exactly_once
     }
 
     pub(crate) fn case(&self, notes: &Arc<Notes>) -> Case<Hand> {
@@ -141,13 +142,14 @@ impl Workload {
         let repaired = Arc::new(AtomicBool::new(false));
         let repair = Arc::clone(&repaired);
         let (notes, observer) = (Arc::clone(notes), Arc::clone(notes));
-        let transactional = self.effects();
+        let (transactional, exactly_once) = (self.database == Database::Transactional, self.exactly_once);
         let case = Case::new(
             move |plan| {
                 let subscription = Subscription::builder(GROUP);
-                plan.apply(match transactional {
-                    true => subscription.on(in_transaction),
-                    false => subscription.on(plainly),
+                plan.apply(match (transactional, exactly_once) {
+                    (true, _) => subscription.on(in_transaction),
+                    (false, true) => subscription.on(plainly).exactly_once(),
+                    (false, false) => subscription.on(plainly),
                 })
             },
             move |process| Hand {
@@ -167,10 +169,12 @@ impl Workload {
             .repair(move || repair.store(true, Ordering::Relaxed))
             .observer(observer)
             .finally(counts_agree);
-        if self.database == Database::None {
+        let case = if self.database == Database::None { case } else { case.database() };
+        // From topic to topic, what was published twice has two echoes of one id.
+        if self.database == Database::None || self.exactly_once {
             case
         } else {
-            case.finally(counts_agree_and_echoes_are_single).database()
+            case.finally(counts_agree_and_echoes_are_single)
         }
     }
 
@@ -193,7 +197,10 @@ impl Workload {
             subscriptions: vec![checker::Subscription {
                 group: GROUP.to_owned(),
                 topics: BTreeSet::from(["steps".to_owned()]),
-                effects: self.effects(),
+                effects: match self.exactly_once {
+                    true => Some(Once::Record),
+                    false => self.effects().then_some(Once::Event),
+                },
                 window: u64::try_from(world.plan().window).unwrap(),
             }],
             topics,
@@ -254,7 +261,10 @@ pub(crate) struct Hand {
 async fn plainly(delivery: Delivery<Stepped>, State(hand): State<Hand>) -> Handled<Option<Echoed>> {
     let generation = hand.process.generation(&delivery.position.partition);
     let run = hand.notes.start(&hand.process, hand.clock, &delivery, generation);
-    let result = hand.behave(&delivery).await.map(|()| hand.echo(&delivery));
+    let result = hand.behave(&delivery).await.map(|()| {
+        let effect = hand.workload.exactly_once.then(|| effect(&delivery, generation));
+        Some(Echoed { effect, ..hand.echo(&delivery)? })
+    });
     run.end(result.is_ok());
     result
 }
@@ -274,14 +284,7 @@ async fn in_transaction(
         let echo = hand.echo(&delivery);
         let envelope = &delivery.envelope;
         let stages = echo.iter().map(|_| envelope.id.derive(&envelope.source, GROUP, 0).to_string());
-        let effect = Effect {
-            id: envelope.id.to_string(),
-            topic: delivery.position.partition.topic.to_string(),
-            partition: delivery.position.partition.partition,
-            offset: delivery.position.offset,
-            generation: tx.generation(),
-            stages: stages.collect(),
-        };
+        let effect = Effect { stages: stages.collect(), ..effect(&delivery, tx.generation()) };
         tx.put(&format!("effect/{:06}", hand.notes.unique()), &effect)?;
         Ok(echo)
     };
@@ -290,10 +293,21 @@ async fn in_transaction(
     result
 }
 
+fn effect(delivery: &Delivery<Stepped>, generation: i64) -> Effect {
+    Effect {
+        id: delivery.envelope.id.to_string(),
+        topic: delivery.position.partition.topic.to_string(),
+        partition: delivery.position.partition.partition,
+        offset: delivery.position.offset,
+        generation,
+        stages: Vec::new(),
+    }
+}
+
 impl Hand {
     fn echo(&self, delivery: &Delivery<Stepped>) -> Option<Echoed> {
         let Stepped { key, number } = delivery.event.clone();
-        self.workload.echoes.then_some(Echoed { key, number })
+        self.workload.echoes.then_some(Echoed { key, number, effect: None })
     }
 
     async fn behave(&self, delivery: &Delivery<Stepped>) -> Handled {

@@ -121,7 +121,7 @@ fn a_second_copy_of_an_event_that_took_effect_has_ended() {
     assert_eq!(kinds(&history, &lenient), []);
     // Where handlers take no effect once, it must be handled.
     let mut plain = lenient;
-    plain.subscriptions[0].effects = false;
+    plain.subscriptions[0].effects = None;
     assert_eq!(kinds(&history, &plain), [Kind::SettledTooFar, Kind::Lost]);
 }
 

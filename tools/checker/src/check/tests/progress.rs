@@ -150,7 +150,7 @@ fn cut_short() {
 #[test]
 fn false_report_of_a_drain() {
     let mut plain = rules();
-    plain.subscriptions[0].effects = false;
+    plain.subscriptions[0].effects = None;
     assert_eq!(kinds(&drained(SECOND, 1), &plain), [Kind::FalseReport]);
     // With a transaction one more may have waited for it.
     clean(&drained(SECOND, 1));

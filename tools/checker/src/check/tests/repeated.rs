@@ -10,6 +10,22 @@ fn doubled_effect() {
     clean(&good());
 }
 
+/// From topic to topic each record takes effect once: of what was published twice, each.
+#[test]
+fn doubled_effect_of_a_record() {
+    let of_records = || {
+        let mut rules = rules();
+        rules.subscriptions[0].effects = Some(Once::Record);
+        rules
+    };
+    assert_eq!(kinds(&good(), &of_records()), []);
+    let mut twice = good();
+    twice.push(100, "observer", effect("e2", 1, 3));
+    assert_eq!(kinds(&twice, &of_records()), [Kind::Doubled]);
+    let none = without(good(), |saw| matches!(saw, Observation::Effect { id, .. } if id == "e2"));
+    assert_eq!(kinds(&none, &of_records()), [Kind::Lost]);
+}
+
 fn second_run(generation: i64, attempt: u32) -> Observation {
     let mut again = start(3, "e2", "k", 1);
     if let Observation::Start { generation: of, attempt: number, .. } = &mut again {
@@ -84,6 +100,14 @@ fn an_older_owner_that_wakes_repeats_a_window_above_what_it_had_settled() {
     small.subscriptions[0].window = 1;
     assert_eq!(kinds(&woken(1), &small), []);
     assert_eq!(kinds(&woken(0), &small), [Kind::Doubled]);
+    // It woke before it had taken the partition up: it begins where the newer owner is by then.
+    let late = changed(woken(0), |mut line| {
+        if let Observation::Assigned { generation: 1, settled, .. } = &mut line.saw {
+            (line.at, *settled) = (59, Some(1));
+        }
+        Some(line)
+    });
+    assert_eq!(kinds(&late, &small), []);
 }
 
 #[test]
