@@ -152,7 +152,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         }
         for (id, generation, task) in tasks {
             if let Some(owned) = self.partitions.get_mut(&id) {
-                owned.settles = self.shared.subscription.exactly_once;
+                owned.settles = self.shared.subscription.exactly_once
+                    && !aqueduct_core::planted("settled-before-what-was-returned");
             }
             self.tasks.spawn(async move {
                 let closed = AssertUnwindSafe(task.run()).catch_unwind().await;

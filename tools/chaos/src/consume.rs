@@ -19,7 +19,7 @@ use checker::{Finished, Observation, Stalled};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    event::{ECHOES, Echoed, MOVES, Moved, hash},
+    event::{ECHOES, Echoed, Effect, MOVES, Mirrored, Moved, hash},
     sink::Sink,
     spy::{Spy, Watch, place, shard},
 };
@@ -30,6 +30,8 @@ pub(crate) enum Role {
     Ledger,
     /// Handles moves and echoes without a database.
     Audit,
+    /// Handles moves from topic to topic, exactly once.
+    Mirror,
 }
 
 impl Role {
@@ -37,12 +39,13 @@ impl Role {
         match self {
             Self::Ledger => "ledger",
             Self::Audit => "audit",
+            Self::Mirror => "mirror",
         }
     }
 
     pub(crate) fn topics(self) -> &'static [&'static str] {
         match self {
-            Self::Ledger => &[MOVES],
+            Self::Ledger | Self::Mirror => &[MOVES],
             Self::Audit => &[MOVES, ECHOES],
         }
     }
@@ -243,6 +246,22 @@ async fn audit_echo(delivery: Delivery<Echoed>, State(work): State<Work>) -> Han
     Ok(())
 }
 
+async fn mirror(delivery: Delivery<Moved>, State(work): State<Work>) -> Handled<Mirrored> {
+    let Delivery { event, position, attempt, .. } = delivery;
+    let run = work.start(&position, &event.id, &event.key, attempt);
+    let run = work.suffer(run, &event.id, &event.key, attempt).await?;
+    let effect = Effect {
+        group: (*work.group).to_owned(),
+        id: event.id,
+        topic: position.partition.topic.to_string(),
+        partition: position.partition.partition,
+        offset: position.offset,
+        generation: run.generation,
+    };
+    run.end(Finished::Done);
+    Ok(Mirrored { key: event.key, effect })
+}
+
 /// Opens the log as a service that its supervisor starts again would: where it cannot be reached now, because a stopped
 /// process holds its lock, later.
 pub(crate) async fn patiently<T>(open: impl AsyncFn() -> Result<T, LogError>) -> Result<T, LogError> {
@@ -263,6 +282,7 @@ pub(crate) fn subscription(role: Role, group: &str) -> Subscription<Work> {
     match role {
         Role::Ledger => subscription.on(ledger),
         Role::Audit => subscription.on(audit_move).on(audit_echo),
+        Role::Mirror => subscription.on(mirror).exactly_once(),
     }
 }
 
@@ -290,6 +310,9 @@ pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     };
     if let Some(database) = &database {
         app = app.database(database);
+    }
+    if options.role == Role::Mirror {
+        app = app.topic::<Mirrored>(|topic| topic);
     }
     let app = app.subscribe(subscription(options.role, options.role.group())).build()?;
     let told = tokio::spawn(tell(app.status(), watch, healed, options.healed.clone()));

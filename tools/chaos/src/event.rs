@@ -7,6 +7,8 @@ use checker::{Sent, crc32};
 pub(crate) const MOVES: &str = "chaos.moves";
 /// The topic of [`Echoed`].
 pub(crate) const ECHOES: &str = "chaos.echoes";
+/// The topic of [`Mirrored`].
+pub(crate) const MIRRORS: &str = "chaos.mirrors";
 
 #[derive(Debug, Clone, Serialize, Deserialize, Event)]
 #[event(name = "chaos.Moved", topic = "chaos.moves", key = key)]
@@ -23,6 +25,25 @@ pub(crate) struct Moved {
 pub(crate) struct Echoed {
     pub(crate) of: String,
     pub(crate) key: String,
+}
+
+/// What a handler from topic to topic returns: it is the effect.
+#[derive(Debug, Clone, Serialize, Deserialize, Event)]
+#[event(name = "chaos.Mirrored", topic = "chaos.mirrors", key = key)]
+pub(crate) struct Mirrored {
+    pub(crate) key: String,
+    pub(crate) effect: Effect,
+}
+
+/// What took effect, as the observer reads it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Effect {
+    pub(crate) group: String,
+    pub(crate) id: String,
+    pub(crate) topic: String,
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) generation: i64,
 }
 
 impl Moved {

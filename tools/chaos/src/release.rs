@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// The name of this process.
     #[arg(long)]
     by: String,
+    /// Whose keys.
+    #[arg(long)]
+    role: Vec<Role>,
     /// Gives up after so many seconds.
     #[arg(long)]
     within: u64,
@@ -36,7 +39,7 @@ const AGAIN: Duration = Duration::from_secs(2);
 pub(crate) async fn run(options: Options) -> anyhow::Result<()> {
     let sink = Sink::file(&options.out.join(format!("{}.jsonl", options.by)), &options.by)?;
     let bus = aqueduct::connect(&options.log).await?;
-    let left = all(&bus, &sink, &[Role::Ledger, Role::Audit], Duration::from_secs(options.within)).await?;
+    let left = all(&bus, &sink, &options.role, Duration::from_secs(options.within)).await?;
     bus.log().close().await?;
     ensure!(left == 0, "{left} keys are still parked");
     Ok(())

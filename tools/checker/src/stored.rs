@@ -62,6 +62,34 @@ impl Stored {
         let id = self.headers.get("ce_id").cloned();
         Ok(Some(Observation::Record { place: self.place.clone(), id, key, crc }))
     }
+
+    /// The effect that this record is, where the records of a topic are effects: `seq` is its number in reading order.
+    ///
+    /// # Errors
+    /// Its value tells of none.
+    pub fn effect(&self, seq: i64) -> anyhow::Result<Observation> {
+        let value = self.value.as_deref().unwrap_or_default();
+        let Told { effect } = serde_json::from_slice(value).context("the value tells of no effect")?;
+        let Effect { group, id, topic, partition, offset, generation } = effect;
+        let (place, stages) = (Place { topic, partition, offset }, self.headers.get("ce_id").cloned());
+        Ok(Observation::Effect { group, id, place, generation, seq, stages: stages.into_iter().collect() })
+    }
+}
+
+/// What a record of a topic of effects tells, under `effect` in its JSON.
+#[derive(Debug, serde::Deserialize)]
+struct Told {
+    effect: Effect,
+}
+
+#[derive(Debug, serde::Deserialize)]
+struct Effect {
+    group: String,
+    id: String,
+    topic: String,
+    partition: i32,
+    offset: i64,
+    generation: i64,
 }
 
 fn group_of(name: &str, topic: &str, suffix: &str) -> anyhow::Result<String> {

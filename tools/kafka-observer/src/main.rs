@@ -35,6 +35,9 @@ enum Command {
     },
     /// Read all topics to their ends.
     Read {
+        /// A topic whose records are effects.
+        #[arg(long)]
+        effects: Option<String>,
         /// The file of observations.
         #[arg(long)]
         out: PathBuf,
@@ -49,7 +52,7 @@ fn main() -> anyhow::Result<()> {
     let Options { brokers, reads, command } = Options::parse();
     match command {
         Command::Watch { out } => watch::run(&brokers, &reads, &recorder(&out)?),
-        Command::Read { out } => read::run(&brokers, &reads, &recorder(&out)?),
+        Command::Read { effects, out } => read::run(&brokers, &reads, effects.as_deref(), &recorder(&out)?),
         Command::Behind => {
             println!("{}", cluster::behind(&brokers)?);
             Ok(())

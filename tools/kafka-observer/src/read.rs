@@ -20,7 +20,12 @@ use crate::cluster::{PATIENCE, client, ends, number, uncommitted};
 /// How long nothing may come before the reading is given up, and how long transactions may stay open.
 const STANDSTILL: Duration = Duration::from_secs(90);
 
-pub(crate) fn run(brokers: &str, reads: &[(String, String)], recorder: &Recorder) -> anyhow::Result<()> {
+pub(crate) fn run(
+    brokers: &str,
+    reads: &[(String, String)],
+    effects: Option<&str>,
+    recorder: &Recorder,
+) -> anyhow::Result<()> {
     let client = client(brokers, "observer")?;
     let metadata = client.fetch_metadata(None, PATIENCE)?;
     let mut all = TopicPartitionList::new();
@@ -35,6 +40,8 @@ pub(crate) fn run(brokers: &str, reads: &[(String, String)], recorder: &Recorder
     let boot_minus_wall = boot_minus_wall()?;
     client.assign(&all)?;
     let (mut open, mut last) = (all.count(), Instant::now());
+    // Of one partition, and so of one key, in the order of the log.
+    let mut seq = 0;
     while open > 0 {
         match client.poll(Duration::from_secs(1)) {
             Some(Ok(message)) => {
@@ -44,6 +51,11 @@ pub(crate) fn run(brokers: &str, reads: &[(String, String)], recorder: &Recorder
                 let saw = stored.observe(|id| ids.topic_of(&stored.place.topic, id));
                 if let Some(saw) = saw.with_context(|| stored.place.to_string())? {
                     recorder.write_as(at, "observer", saw)?;
+                }
+                if effects == Some(stored.place.topic.as_str()) {
+                    seq += 1;
+                    let effect = stored.effect(seq).with_context(|| stored.place.to_string())?;
+                    recorder.write_as(at, "observer", effect)?;
                 }
                 last = Instant::now();
             }

@@ -11,6 +11,7 @@ mod bad_input;
 mod cluster;
 mod contract;
 mod coordinated;
+mod exactly_once;
 mod hostile;
 mod interop;
 mod properties;

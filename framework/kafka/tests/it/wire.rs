@@ -29,8 +29,8 @@ impl Api {
         let end = frame.len();
         let at = match (self, version) {
             // Behind the correlation id and the throttle time, and where there are tags behind the header's.
-            (Self::Heartbeat, 1..=3) => 8,
-            (Self::Heartbeat, 4..) | (Self::InitProducerId, 2..) => 9,
+            (Self::Heartbeat, 1..=3) | (Self::EndTxn, 0..=2) => 8,
+            (Self::Heartbeat, 4..) | (Self::InitProducerId, 2..) | (Self::EndTxn, 3..) => 9,
             // Before the tags of partition, topic and answer.
             (Self::OffsetCommit, 8..) => end - 5,
             (Self::OffsetCommit, 1..=7) => end - 2,

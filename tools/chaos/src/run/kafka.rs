@@ -18,7 +18,10 @@ use super::{
     roster::Slot,
     stage::{Stage, rules},
 };
-use crate::random::Random;
+use crate::{consume::Role, random::Random};
+
+/// The third goes from topic to topic, exactly once.
+const WITH_MIRROR: [Role; 3] = [Role::Ledger, Role::Audit, Role::Mirror];
 
 /// The session is what brokers allow at least.
 const TIMES: Times =
@@ -32,6 +35,9 @@ const CALM: Duration = Duration::from_secs(30);
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Form {
     pub(crate) length: Duration,
+    /// Who consumes. Two processes of the third share the brokers with all others: where the machine is at its limit already,
+    /// there is none.
+    roles: &'static [Role],
     /// Events a second that publishers try to publish while nothing is wrong with them.
     rate: u64,
     /// Of 100,000 deliveries, how many fail until they are healed: a longer run has enough of them with fewer.
@@ -49,6 +55,7 @@ impl Form {
     /// One storm, for the test command. It may be short of pauses, as chance has it.
     pub(crate) const MINUTE: Self = Self {
         length: Duration::from_secs(45),
+        roles: &WITH_MIRROR,
         rate: 660,
         poison: 60,
         events: 4_000,
@@ -60,6 +67,7 @@ impl Form {
 
     pub(crate) const SHORT: Self = Self {
         length: Duration::from_secs(360),
+        roles: &ROLES,
         rate: 6_000,
         poison: 8,
         events: 1_000_000,
@@ -73,6 +81,7 @@ impl Form {
     pub(crate) fn minutes(minutes: u64) -> Self {
         Self {
             length: Duration::from_secs(60 * minutes),
+            roles: &WITH_MIRROR,
             rate: 330,
             poison: 20,
             events: 5_000 * minutes,
@@ -87,6 +96,7 @@ impl Form {
 pub(crate) fn run(dir: &Path, cluster: Cluster, mut random: Random, form: Form) -> anyhow::Result<Judged> {
     let mut brokers = Brokers::new(&cluster, TIMES.after)?;
     let mut stage = Stage::new(dir)?.on(cluster);
+    stage.roles = form.roles;
     let url = stage.url("partitions=8");
     let mut slots = Vec::new();
     // A publish has 3.6 events in the mean, and there are two publishers.
@@ -97,8 +107,8 @@ pub(crate) fn run(dir: &Path, cluster: Cluster, mut random: Random, form: Form) 
     }
     let failing = format!("--slow 2 --slow-ms 60 --poison {}", form.poison);
     for number in 1..=MEMBERS {
-        for role in ROLES {
-            slots.push(Slot::consumer(role, number, &failing));
+        for role in form.roles.iter().filter(|role| **role != Role::Mirror || number < MEMBERS) {
+            slots.push(Slot::consumer(*role, number, &failing));
         }
     }
     let watcher = stage.watch()?;
@@ -143,7 +153,7 @@ pub(crate) fn run(dir: &Path, cluster: Cluster, mut random: Random, form: Form) 
         repeating: super::stops(),
         blocking: blocking(),
         at_least: at_least(form),
-        ..rules(&ROLES)
+        ..rules(form.roles)
     })?;
     Ok(super::alive(report, caught_up, "healed".to_owned()))
 }

@@ -128,6 +128,7 @@ impl Play {
         self.releases += 1;
         let by = format!("operator.{}", self.releases);
         let mut command = stage.command(&format!("release --by {by} --within {within}"))?;
+        command.args(stage.roles.iter().map(|role| format!("--role={}", role.group())));
         command.arg("--log").arg(&self.url).arg("--out").arg(&stage.seen);
         self.releaser = Some(stage.start(command, &by)?);
         Ok(())
@@ -203,7 +204,7 @@ impl Play {
             let status = releaser.wait(self.times.liveness * 2)?;
             ensure!(status.success(), "not all keys were released: {}", releaser.printed()?);
         }
-        let caught_up = stage.catch_up(&ROLES, self.times.liveness)?;
+        let caught_up = stage.catch_up(stage.roles, self.times.liveness)?;
         for slot in self.slots.iter_mut().filter(|slot| slot.consumes()) {
             slot.check()?;
             slot.drain(stage)?;

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{cluster::Cluster, play::ROLES};
 use crate::{
     consume::{Role, WINDOW},
-    event::{ECHOES, MOVES},
+    event::{ECHOES, MIRRORS, MOVES},
     sink::Sink,
 };
 
@@ -32,6 +32,8 @@ pub(crate) struct Stage {
     /// While it exists, what fails for ever does not.
     pub(crate) healed: PathBuf,
     pub(crate) sink: Sink,
+    /// Who consumes.
+    pub(crate) roles: &'static [Role],
     /// The cluster that is the log, where it is not a file.
     pub(crate) cluster: Option<Cluster>,
     /// Drain deadline of consumers, in milliseconds.
@@ -52,7 +54,8 @@ impl Stage {
         fs::create_dir_all(&seen).with_context(|| format!("cannot make {}", seen.display()))?;
         let sink = Sink::file(&seen.join("chaos.jsonl"), "chaos")?;
         let (log, database, healed) = (dir.join("log.db"), dir.join("ledger.db"), dir.join("healed"));
-        Ok(Self { dir, seen, log, database, healed, sink, cluster: None, drain: 1_000, faults: 0 })
+        let (roles, cluster) = (&ROLES, None);
+        Ok(Self { dir, seen, log, database, healed, sink, roles, cluster, drain: 1_000, faults: 0 })
     }
 
     /// Lets `cluster` be the log.
@@ -105,7 +108,7 @@ impl Stage {
     /// The observer of the log, which is to do this.
     fn observe(&self, what: &str) -> anyhow::Result<Command> {
         if let Some(cluster) = &self.cluster {
-            return observer(cluster, &ROLES, what);
+            return observer(cluster, self.roles, what);
         }
         let mut command = self.checker()?;
         command.arg(what).arg(&self.log);
@@ -129,6 +132,9 @@ impl Stage {
     /// Reads the log and the database to their ends.
     pub(crate) fn read(&self) -> anyhow::Result<()> {
         let mut command = self.observe("read")?;
+        if self.roles.contains(&Role::Mirror) {
+            command.args(["--effects", MIRRORS]);
+        }
         let status = command.arg("--out").arg(self.seen.join("read.jsonl")).status()?;
         ensure!(status.success(), "the observer could not read the log: {status}");
         if self.database.exists() {
@@ -227,12 +233,16 @@ pub(crate) fn rules(roles: &[Role]) -> Rules {
     let subscriptions = roles.iter().map(|role| Subscription {
         group: role.group().to_owned(),
         topics: role.topics().iter().map(|topic| (*topic).to_owned()).collect(),
-        effects: (*role == Role::Ledger).then_some(Once::Event),
+        effects: match role {
+            Role::Ledger => Some(Once::Event),
+            Role::Mirror => Some(Once::Record),
+            Role::Audit => None,
+        },
         window: u64::try_from(WINDOW).unwrap_or(u64::MAX),
     });
     Rules {
         subscriptions: subscriptions.collect(),
-        topics: [MOVES.to_owned(), ECHOES.to_owned()].into(),
+        topics: [MOVES, ECHOES, MIRRORS].map(str::to_owned).into(),
         ..Rules::default()
     }
 }

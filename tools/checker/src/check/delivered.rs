@@ -78,7 +78,11 @@ fn ends(run: &Run<'_>) -> u64 {
 fn effects(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
     let mut once: HashMap<(&str, &str), &Place> = HashMap::new();
     let mut places: HashSet<(&str, &Place)> = HashSet::new();
-    for effect in &tables.effects {
+    // Of each key, the last place whose effect stands in the other topic.
+    let mut last: HashMap<(&str, &str, i32, &str), &Place> = HashMap::new();
+    let mut effects: Vec<_> = tables.effects.iter().collect();
+    effects.sort_by_key(|effect| effect.seq);
+    for effect in effects {
         let subscription = rules.subscriptions.iter().find(|each| each.group == effect.group);
         let of_records = subscription.is_some_and(|each| each.effects == Some(Once::Record));
         let twice = if of_records {
@@ -94,6 +98,18 @@ fn effects(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
             court.find(Kind::Doubled, what);
         }
         let source = tables.records.get(&effect.place.shard()).and_then(|all| all.get(&effect.place.offset));
+        if let Some(key) = source.and_then(|seen| seen.key).filter(|_| of_records) {
+            let of = (effect.group, effect.place.topic.as_str(), effect.place.partition, key);
+            if let Some(before) = last.insert(of, effect.place)
+                && before.offset > effect.place.offset
+            {
+                let what = format!(
+                    "{}: the effect of {} stands behind that of {before}, both of key {key}",
+                    effect.group, effect.place
+                );
+                court.find(Kind::Reordered, what);
+            }
+        }
         if rules.read_to_end && source.is_none_or(|seen| seen.id != Some(effect.id)) {
             let what =
                 format!("{}: an effect of {}, which is not at {}", effect.group, effect.id, effect.place);

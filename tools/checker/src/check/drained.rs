@@ -29,7 +29,8 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
         let mut cut = BTreeSet::new();
         let mut open = BTreeSet::new();
         for run in tables.runs.iter().filter(|run| run.by == process) {
-            let of = (run.group, run.place);
+            // What was given up at a hand-over, and was done when the partition came back, is reported too.
+            let of = (run.group, run.place, run.generation);
             if let Some((at, Finished::Cancelled)) = run.end
                 && at >= drain.at
                 && at.saturating_add(rules.drain_slack) < drain.at.saturating_add(drain.deadline)

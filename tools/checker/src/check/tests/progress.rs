@@ -164,4 +164,20 @@ fn false_report_of_a_drain() {
     let repeating = Rules { repeating: ["kill".to_owned()].into(), ..rules() };
     assert_eq!(kinds(&cut(0), &repeating), [Kind::FalseReport]);
     assert_eq!(kinds(&cut(1), &repeating), []);
+    // One that was given up at a hand-over, and done when the partition had come back.
+    let mut came_back = drained(SECOND, 1);
+    came_back.push(1, "chaos", fault(1, "kill"));
+    came_back.push(55, "a.1", start(3, "e2", "k", 1));
+    came_back.push(56, "a.1", finish(3, Finished::Failed));
+    came_back.push(57, "a.1", assigned(2, 1));
+    let mut again = start(4, "e2", "k", 1);
+    if let Observation::Start { generation, .. } = &mut again {
+        *generation = 2;
+    }
+    came_back.push(900, "a.1", again);
+    came_back.push(901, "a.1", finish(4, Finished::Done));
+    came_back = without(came_back, |saw| matches!(saw, Observation::Start { run: 2, .. }));
+    came_back = without(came_back, |saw| matches!(saw, Observation::Finish { run: 2, .. }));
+    let came_back = without(came_back, |saw| matches!(saw, Observation::Settled { .. }));
+    assert_eq!(kinds(&came_back, &Rules { ..plain.clone() }), []);
 }

@@ -24,6 +24,13 @@ fn doubled_effect_of_a_record() {
     assert_eq!(kinds(&twice, &of_records()), [Kind::Doubled]);
     let none = without(good(), |saw| matches!(saw, Observation::Effect { id, .. } if id == "e2"));
     assert_eq!(kinds(&none, &of_records()), [Kind::Lost]);
+    let turned = changed(good(), |mut line| {
+        if let Observation::Effect { seq, .. } = &mut line.saw {
+            *seq = -*seq;
+        }
+        Some(line)
+    });
+    assert_eq!(kinds(&turned, &of_records()), [Kind::Reordered]);
 }
 
 fn second_run(generation: i64, attempt: u32) -> Observation {
