@@ -41,7 +41,17 @@ pub(crate) fn run() -> anyhow::Result<()> {
     chaos::run(&chaos::Options::minute())?;
     // The whole path, killed five times, judged by the program that links none of our crates.
     let state = "target/test-kills".into();
-    kills::run(&kills::Options { data: None, kills: 5, within: 1_200, seed: None, state })
+    let options = kills::Options { data: None, kafka: false, kills: 5, within: 1_200, seed: None, state };
+    kills::run(&options)?;
+    // Several processes of each service on Kafka.
+    kills::run(&kills::Options {
+        kafka: true,
+        kafka: true,
+        kills: 8,
+        within: 5_000,
+        state: "target/test-kills-kafka".into(),
+        ..options
+    })
 }
 
 fn in_ci() -> bool {

@@ -305,6 +305,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
     fn on_stored(&mut self, round: Result<Vec<(Due, Stored)>, tokio::task::JoinError>) {
         let round = match round {
             Ok(round) => round,
+            // Its time was over, which was said then.
+            Err(error) if error.is_cancelled() => return,
             Err(error) => {
                 tracing::error!(subscription = self.name(), %error, "a round of settling died, trying again");
                 return;

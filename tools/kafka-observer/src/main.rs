@@ -5,6 +5,7 @@
 mod cluster;
 mod lag;
 mod read;
+mod save;
 mod watch;
 
 use std::path::{Path, PathBuf};
@@ -42,6 +43,11 @@ enum Command {
         #[arg(long)]
         out: PathBuf,
     },
+    /// Save all topics, up to their ends, in an SQLite file of the embedded log's form.
+    Save {
+        /// The file; it must not be there.
+        file: PathBuf,
+    },
     /// Print how many partitions of the cluster have fewer replicas in sync than replicas.
     Behind,
     /// Print how many records wait for the groups; of a partition at most 1,000 are counted.
@@ -53,6 +59,7 @@ fn main() -> anyhow::Result<()> {
     match command {
         Command::Watch { out } => watch::run(&brokers, &reads, &recorder(&out)?),
         Command::Read { effects, out } => read::run(&brokers, &reads, effects.as_deref(), &recorder(&out)?),
+        Command::Save { file } => save::run(&brokers, &file),
         Command::Behind => {
             println!("{}", cluster::behind(&brokers)?);
             Ok(())

@@ -26,6 +26,28 @@ pub(crate) fn run(
     effects: Option<&str>,
     recorder: &Recorder,
 ) -> anyhow::Result<()> {
+    let mut ids = Ids { reads, known: HashMap::new() };
+    let boot_minus_wall = boot_minus_wall()?;
+    // Of one partition, and so of one key, in the order of the log.
+    let mut seq = 0;
+    each(brokers, |stored, millis| {
+        let at = u64::try_from(i128::from(millis) * 1_000 + boot_minus_wall).unwrap_or(0);
+        if let Some(saw) = stored.observe(|id| ids.topic_of(&stored.place.topic, id))? {
+            recorder.write_as(at, "observer", saw)?;
+        }
+        if effects == Some(stored.place.topic.as_str()) {
+            seq += 1;
+            recorder.write_as(at, "observer", stored.effect(seq)?)?;
+        }
+        Ok(())
+    })
+}
+
+/// Gives each committed record, with its timestamp, to the ends of all topics: those of a partition in their order.
+pub(crate) fn each(
+    brokers: &str,
+    mut give: impl FnMut(&Stored, i64) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let client = client(brokers, "observer")?;
     let metadata = client.fetch_metadata(None, PATIENCE)?;
     let mut all = TopicPartitionList::new();
@@ -36,27 +58,14 @@ pub(crate) fn run(
     }
     ensure!(all.count() > 0, "the cluster has no topics");
     wait_until_committed(brokers, &client, &all)?;
-    let mut ids = Ids { reads, known: HashMap::new() };
-    let boot_minus_wall = boot_minus_wall()?;
     client.assign(&all)?;
     let (mut open, mut last) = (all.count(), Instant::now());
-    // Of one partition, and so of one key, in the order of the log.
-    let mut seq = 0;
     while open > 0 {
         match client.poll(Duration::from_secs(1)) {
             Some(Ok(message)) => {
                 let millis = message.timestamp().to_millis().context("a record without a timestamp")?;
-                let at = u64::try_from(i128::from(millis) * 1_000 + boot_minus_wall).unwrap_or(0);
                 let stored = stored(&message);
-                let saw = stored.observe(|id| ids.topic_of(&stored.place.topic, id));
-                if let Some(saw) = saw.with_context(|| stored.place.to_string())? {
-                    recorder.write_as(at, "observer", saw)?;
-                }
-                if effects == Some(stored.place.topic.as_str()) {
-                    seq += 1;
-                    let effect = stored.effect(seq).with_context(|| stored.place.to_string())?;
-                    recorder.write_as(at, "observer", effect)?;
-                }
+                give(&stored, millis).with_context(|| stored.place.to_string())?;
                 last = Instant::now();
             }
             // Nobody writes any more: each partition has one end.

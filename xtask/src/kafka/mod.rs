@@ -20,7 +20,8 @@ use clap::Subcommand;
 use rustix::process::Signal;
 
 use broker::Life;
-use state::{Broker, Cluster, Listening};
+pub(crate) use state::Cluster;
+use state::{Broker, Listening};
 
 use crate::run::{command, need, step, target};
 
@@ -136,7 +137,10 @@ pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
 }
 
 /// Runs something with a broker of its own, beside one that may be there for the user.
-fn with_broker(secure: bool, run: impl FnOnce(&Cluster) -> anyhow::Result<()>) -> anyhow::Result<()> {
+pub(crate) fn with_broker(
+    secure: bool,
+    run: impl FnOnce(&Cluster) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     state::step_aside(&target().join("kafka-test"));
     // A run that was killed may have left one.
     down()?;

@@ -39,7 +39,7 @@ pub(super) fn nodes() -> PathBuf {
 }
 
 #[derive(Debug)]
-pub(super) struct Cluster {
+pub(crate) struct Cluster {
     pub(super) id: String,
     pub(super) brokers: Vec<Broker>,
 }
@@ -177,7 +177,7 @@ impl Cluster {
     }
 
     /// What a client is given.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("kafka://{}", self.addresses(|broker| broker.port))
     }
 
