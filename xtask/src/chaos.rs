@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     kafka,
-    run::{command, root, step, target},
+    run::{self, command, root, step, target},
 };
 
 #[derive(Debug, Args)]
@@ -58,11 +58,11 @@ impl Options {
 }
 
 /// Copies of what a run starts again and again: an hour outlasts the next build.
-fn programs() -> anyhow::Result<PathBuf> {
+fn programs(built: &Path) -> anyhow::Result<PathBuf> {
     let folder = target().join("chaos-programs");
     fs::create_dir_all(&folder)?;
     for name in ["chaos", "checker", "kafka-observer"] {
-        copy(&target().join("release").join(name), &folder.join(name))?;
+        copy(&built.join(name), &folder.join(name))?;
     }
     copy(&std::env::current_exe()?, &folder.join("xtask"))?;
     Ok(folder)
@@ -76,9 +76,7 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let packages = "--package chaos --package checker --package kafka-observer --features chaos/kafka";
-    step(&mut command(&format!("cargo build --release --locked {packages}")))?;
-    let programs = programs()?;
+    let programs = programs(&run::killed()?)?;
     let mut chaos = command(&programs.join("chaos").display().to_string());
     chaos.arg("run").arg("--dir").arg(root().join(&options.dir));
     if let Some(seed) = options.seed {

@@ -52,14 +52,10 @@ const END: Duration = Duration::from_secs(30);
 const INSTANCES: usize = 2;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
+    let built = run::killed()?;
     if !options.kafka {
-        return play(options, &[Player::shop(&run::shop()?, None)], None);
+        return play(options, &[Player::shop(&built.join("shop"), None)], None);
     }
-    let services = "--package shop --package inventory --package recommendation";
-    let features = "shop/kafka,inventory/kafka,recommendation/kafka";
-    step(command(&format!("cargo build --release --locked {services} --features")).arg(features))?;
-    step(&mut command("cargo build --release --locked --package kafka-observer"))?;
-    let built = run::target().join("release");
     kafka::with_broker(false, |cluster| {
         let url = cluster.url();
         let mut players = vec![Player::shop(&built.join("shop"), Some(&url))];

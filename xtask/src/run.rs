@@ -79,6 +79,16 @@ pub(crate) fn shop() -> anyhow::Result<PathBuf> {
     Ok(target().join("release/shop"))
 }
 
+/// Builds what is killed on purpose and what judges it, with Kafka, and says where it is. All at once: a part alone would
+/// share its dependencies with other features, and build them again.
+pub(crate) fn killed() -> anyhow::Result<PathBuf> {
+    let killed = "--package chaos --package shop --package inventory --package recommendation";
+    let judges = "--package checker --package kafka-observer";
+    let features = "chaos/kafka,shop/kafka,inventory/kafka,recommendation/kafka";
+    step(&mut command(&format!("cargo build --release --locked {killed} {judges} --features {features}")))?;
+    Ok(target().join("release"))
+}
+
 fn show(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
     words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")

@@ -46,7 +46,6 @@ pub(crate) fn run() -> anyhow::Result<()> {
     // Several processes of each service on Kafka.
     kills::run(&kills::Options {
         kafka: true,
-        kafka: true,
         kills: 8,
         within: 5_000,
         state: "target/test-kills-kafka".into(),
