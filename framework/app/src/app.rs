@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 use aqueduct_core::{
-    BoxFuture, Event, LogError, TopicName,
+    BoxFuture, Event, LogError, LogErrorKind, TopicName,
     effects::{Effects, EffectsError, Relay, RelayMode},
     log::TopicSpec,
     name::NameError,
@@ -21,6 +21,9 @@ use crate::{
 
 /// How long a relay that ended with an error waits before it tries for the lease again.
 const RELAY_PAUSE: Duration = Duration::from_secs(1);
+
+/// How soon a declared topic is asked for again that the log did not tell of.
+const TOPIC_PAUSE: Duration = Duration::from_millis(250);
 
 /// What a relay has to give its lease back, where the drain's deadline has passed.
 const LEASE_BACK: Duration = Duration::from_millis(100);
@@ -272,12 +275,21 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         http::router(self.routes.clone(), self.status.clone(), self.bus.environment().clone())
     }
 
-    /// Makes the declared topics, and reports in what those that are there differ.
+    /// Makes the declared topics, and reports in what those that are there differ. The log was reached before: what it does
+    /// not answer now, it answers later.
     async fn make_topics(&self) -> Result<(), AppError> {
         let app = self.status.name();
         for spec in &self.topics {
-            let made = self.bus.log().ensure_topic(spec.clone()).await;
-            let info = made.map_err(|source| AppError::Topic { app: app.to_owned(), source })?;
+            let info = loop {
+                match self.bus.log().ensure_topic(spec.clone()).await {
+                    Ok(info) => break info,
+                    Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                        tracing::warn!(app, topic = %spec.name, %error, "cannot look for a declared topic yet");
+                        tokio::time::sleep(TOPIC_PAUSE).await;
+                    }
+                    Err(source) => return Err(AppError::Topic { app: app.to_owned(), source }),
+                }
+            };
             for difference in spec.differences(&info.spec) {
                 tracing::warn!(app, topic = %spec.name, difference, "a topic is not as it was declared");
             }
@@ -291,7 +303,12 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     /// # Errors
     /// A declared topic is not there and could not be made, or a subscription gave up.
     pub async fn run(self, shutdown: impl Future) -> Result<(), AppError> {
-        self.make_topics().await?;
+        let mut shutdown = std::pin::pin!(shutdown);
+        tokio::select! {
+            biased;
+            _ = &mut shutdown => return Ok(()),
+            made = self.make_topics() => made?,
+        }
         let router = self.router();
         let Self { bus, effects, relay: mode, subscribers, status, deadline, listener, .. } = self;
         let (stop, stop_relay) = (CancellationToken::new(), CancellationToken::new());
@@ -313,7 +330,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
         let mut result = Ok(());
         tokio::select! {
             biased;
-            _ = shutdown => {}
+            _ = &mut shutdown => {}
             Some(ended) = running.join_next(), if !running.is_empty() => result = outcome(ended),
         }
         if !aqueduct_core::planted("ready-while-draining") {

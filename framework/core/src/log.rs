@@ -152,6 +152,14 @@ pub trait CommitLog: Send + Sync + fmt::Debug + 'static {
         topic: &'a TopicName,
     ) -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>>;
 
+    /// Adds partitions to a topic that has fewer than so many. It is for topics of ours that follow another one: a key may
+    /// move to another partition. `Configuration` where the log's topics do not grow.
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>>;
+
     /// Opens a producer.
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>>;
 
@@ -278,8 +286,8 @@ pub struct Assignment {
     pub topic_id: Uuid,
     /// The number of this assignment: higher than any before it.
     pub generation: i64,
-    /// The group's settled offset, or none where it has settled nothing.
-    pub settled: Option<Offset>,
+    /// What the group has settled, or none where it has settled nothing.
+    pub settled: Option<Settled>,
 }
 
 /// What a consumer is told.

@@ -229,6 +229,22 @@ impl CommitLog for EmbeddedLog {
         Box::pin(async move { Ok(self.handle.find_topic(topic).await?.map(|topic| topic.info.clone())) })
     }
 
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        Box::pin(async move {
+            let count = self.handle.require_topic(topic).await?.partitions.len();
+            if usize::try_from(partitions).is_ok_and(|wanted| wanted <= count) {
+                return Ok(());
+            }
+            let message =
+                format!("topic {topic} has {count} partitions, and topics of an embedded log do not grow");
+            Err(LogError::new(LogErrorKind::Configuration, message))
+        })
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         Box::pin(async {
             self.handle.shared.check()?;

@@ -9,7 +9,7 @@ use std::{
 use aqueduct_core::{
     LogError, TopicName,
     group::{Group, MemberId, Move},
-    log::{Assignment, PartitionId},
+    log::{Assignment, PartitionId, Settled},
 };
 use rusqlite::{Connection, OptionalExtension, params};
 use uuid::Uuid;
@@ -296,7 +296,7 @@ pub(crate) fn owned(
     member: i64,
 ) -> rusqlite::Result<Vec<(Assignment, bool)>> {
     let mut statement = connection.prepare_cached(
-        "SELECT t.name, p.number, t.uuid, g.generation, g.settled, g.asked IS NOT NULL
+        "SELECT t.name, p.number, t.uuid, g.generation, g.settled, g.metadata, g.asked IS NOT NULL
          FROM group_partition g JOIN partition p ON p.id = g.partition_id JOIN topic t ON t.id = p.topic_id
          WHERE g.group_name = ? AND g.owner = ? ORDER BY p.id",
     )?;
@@ -310,9 +310,12 @@ pub(crate) fn owned(
             partition: PartitionId { topic, partition: row.get(1)? },
             topic_id: Uuid::from_bytes(uuid),
             generation: row.get(3)?,
-            settled: row.get(4)?,
+            settled: match row.get(4)? {
+                Some(offset) => Some(Settled { offset, metadata: row.get(5)? }),
+                None => None,
+            },
         };
-        owned.push((assignment, row.get(5)?));
+        owned.push((assignment, row.get(6)?));
     }
     Ok(owned)
 }

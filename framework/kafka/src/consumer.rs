@@ -119,7 +119,7 @@ fn assignments(
             Some(id) => *id,
             None => *ids.entry(partition.topic.clone()).or_insert(shared.require(&partition.topic)?.id),
         };
-        member.stands_at(&partition, settled);
+        member.stands_at(&partition, settled.as_ref().map(|settled| settled.offset));
         assignments.push(Assignment { partition, topic_id, generation, settled });
     }
     Ok(assignments)

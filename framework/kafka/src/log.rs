@@ -66,6 +66,15 @@ impl CommitLog for KafkaLog {
         Box::pin(self.0.waiting(move |shared| shared.describe(&topic)))
     }
 
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        let topic = topic.clone();
+        Box::pin(self.0.waiting(move |shared| shared.add_partitions(&topic, partitions)))
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         Box::pin(self.0.waiting(|shared| {
             let producer: Arc<dyn Producer> = Arc::new(KafkaProducer::open(shared)?);

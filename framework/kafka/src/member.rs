@@ -13,7 +13,7 @@ use std::{
 
 use aqueduct_core::{
     LogError, LogErrorKind,
-    log::{Offset, PartitionId},
+    log::{Offset, PartitionId, Settled},
 };
 use rdkafka::{
     ClientContext, TopicPartitionList,
@@ -333,10 +333,9 @@ impl Member {
     pub(crate) fn settled(
         &self,
         partitions: &[(aqueduct_core::TopicName, i32)],
-    ) -> Result<Vec<Option<Offset>>, LogError> {
+    ) -> Result<Vec<Option<Settled>>, LogError> {
         let Some(client) = self.client() else { return Err(self.left_it()) };
-        let settled = self.shared.settled(&client, &self.group, partitions)?;
-        Ok(settled.into_iter().map(|settled| Some(settled?.offset)).collect())
+        self.shared.settled(&client, &self.group, partitions)
     }
 
     /// Notes where a partition that was given stands in the group.

@@ -216,6 +216,30 @@ impl Shared {
         }
     }
 
+    /// Adds partitions to a topic that has fewer than so many. Waits.
+    pub(crate) fn add_partitions(&self, topic: &TopicName, partitions: i32) -> Result<(), LogError> {
+        let has = |info: &TopicInfo| info.spec.partitions.is_some_and(|has| has >= partitions);
+        if has(&self.require(topic)?) {
+            return Ok(());
+        }
+        let (wire, asking) = (self.checked("topic", topic.as_str())?, self.native());
+        let grow = || native::add_partitions(&asking, &wire, partitions, PATIENCE);
+        let grown = self.ask(cut_off, grow);
+        // Another process may have been first, and brokers hear of it a little later.
+        let until = Instant::now() + PATIENCE;
+        while !has(&self.require(topic)?) {
+            if let Err((code, said)) = &grown {
+                return Err(error(&format!("cannot add partitions to topic {topic}"), *code, said));
+            }
+            if Instant::now() > until {
+                let message = format!("topic {topic} has no more partitions after {} s", PATIENCE.as_secs());
+                return Err(LogError::new(LogErrorKind::Unreachable, message));
+            }
+            thread::sleep(AGAIN);
+        }
+        Ok(())
+    }
+
     /// How many partitions a topic has that was produced to before.
     pub(crate) fn known(&self, topic: &TopicName) -> Option<i32> {
         self.partitions.read().unwrap_or_else(PoisonError::into_inner).get(topic).copied()

@@ -79,6 +79,17 @@ impl GroupState {
         self.carry_out(moves, topics)
     }
 
+    /// A topic has more partitions.
+    pub(crate) fn grown(&mut self, topic: &TopicName, topics: &Topics) -> Result<(), LogError> {
+        let readers: Vec<_> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.topics.contains(topic))
+            .map(|(id, member)| (*id, member.topics.clone()))
+            .collect();
+        readers.into_iter().try_for_each(|(id, names)| self.take_in(id, names, topics))
+    }
+
     /// Removes a member; what it owned goes to others at once.
     pub(crate) fn leave(&mut self, member: MemberId, topics: &Topics) -> Result<(), LogError> {
         let Some(gone) = self.members.remove(&member) else { return Ok(()) };
@@ -285,7 +296,7 @@ impl GroupState {
         *generation += i64::from(*generation == 0 || !aqueduct_core::planted("memory-generation-not-raised"));
         let generation = *generation;
         self.holders.insert(partition.clone(), member);
-        let settled = self.settled(&partition).map(|settled| settled.offset);
+        let settled = self.settled(&partition).cloned();
         Ok(Assignment { partition, topic_id, generation, settled })
     }
 }

@@ -122,6 +122,20 @@ impl CommitLog for MemoryLog {
         })
     }
 
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        Box::pin(async move {
+            self.process.turn().await?;
+            let mut state = self.shared.open()?;
+            state.topics.grow(topic, partitions)?;
+            let (groups, topics) = state.groups_mut();
+            groups.values_mut().try_for_each(|group| group.grown(topic, topics))
+        })
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         Box::pin(async move {
             self.process.turn().await?;

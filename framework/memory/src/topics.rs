@@ -60,6 +60,18 @@ impl Topics {
         Ok(info)
     }
 
+    /// Adds partitions to a topic that has fewer than so many.
+    pub(crate) fn grow(&mut self, name: &TopicName, count: i32) -> Result<(), LogError> {
+        let journal = self.journal;
+        let topic = self.topics.get_mut(name).ok_or_else(|| topic_missing(name))?;
+        let wanted = usize::try_from(count.min(MAX_PARTITIONS)).unwrap_or(0);
+        while topic.partitions.len() < wanted {
+            topic.partitions.push(Partition::new(journal));
+        }
+        topic.info.spec.partitions = i32::try_from(topic.partitions.len()).ok();
+        Ok(())
+    }
+
     /// Topics that are made from now on keep a journal.
     pub(crate) fn keep_journal(&mut self) {
         self.journal = true;

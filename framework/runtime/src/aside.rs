@@ -22,6 +22,7 @@ use uuid::Uuid;
 use crate::{
     dead_letter,
     lanes::{KeyBytes, LaneId},
+    noted::Noted,
     parking::{self, control, frame},
     policy::Retry,
     progress::Progress,
@@ -112,6 +113,7 @@ pub(crate) struct Writer {
     pub(crate) board: Board,
     pub(crate) partition: PartitionId,
     pub(crate) topic_id: Uuid,
+    pub(crate) noted: Noted,
     pub(crate) generation: i64,
     pub(crate) progress: Arc<Progress>,
     pub(crate) open: Mutex<Open>,
@@ -173,10 +175,10 @@ impl Writer {
     async fn store(&self, ops: &[Op]) -> Result<Vec<Option<Offset>>, Refused> {
         let once = ops.iter().any(|op| !op.returned().is_empty());
         // Names the batch in the metadata of the settled offset, whichever attempt at it is the one that was stored.
-        let batch = once.then(|| format!("aq1:batch={:016x}", self.environment.random_u64()));
+        let batch = once.then(|| self.environment.random_u64());
         let mut failures = 0;
         loop {
-            let error = match self.try_store(ops, batch.as_deref(), failures > 0).await {
+            let error = match self.try_store(ops, batch, failures > 0).await {
                 Ok(stored) => {
                     if failures > 0 {
                         self.board.partition(&self.partition, |partition| partition.waiting = None);
@@ -207,7 +209,7 @@ impl Writer {
     async fn try_store(
         &self,
         ops: &[Op],
-        batch: Option<&str>,
+        batch: Option<u64>,
         again: bool,
     ) -> Result<Vec<Option<Offset>>, LogError> {
         let mut open = self.open.lock().await;
@@ -230,11 +232,12 @@ impl Writer {
     }
 
     /// Whether the batch of this name was the last to settle this partition. All that settles it goes through here.
-    async fn is_stored(&self, batch: &str) -> Result<bool, LogError> {
+    async fn is_stored(&self, batch: u64) -> Result<bool, LogError> {
         let settled = self.log.settled_offsets(&self.group, &self.partition.topic).await?;
         let index = usize::try_from(self.partition.partition).ok();
         let settled = index.and_then(|index| settled.get(index)?.as_ref());
-        Ok(settled.is_some_and(|settled| settled.metadata == batch))
+        let noted = settled.and_then(|settled| Noted::read(&settled.metadata));
+        Ok(noted.is_some_and(|noted| noted.batch == Some(batch)))
     }
 
     /// The open producer, opened unless there is one.
@@ -258,7 +261,7 @@ impl Writer {
         &self,
         open: &mut Open,
         ops: &[Op],
-        batch: Option<&str>,
+        batch: Option<u64>,
         written: impl Fn(&Op) -> bool,
     ) -> Result<Vec<Option<Offset>>, LogError> {
         let mut offset = self.progress.settled.load(Ordering::Acquire);
@@ -288,7 +291,7 @@ impl Writer {
             partition: self.partition.clone(),
             generation: self.generation,
             offset,
-            metadata: batch.unwrap_or_default().to_owned(),
+            metadata: Noted { batch, ..self.noted }.to_string(),
         };
         let fenced = !aqueduct_core::planted("copy-not-fenced");
         let settlements = fenced.then(|| (self.consumer.group_token(), vec![settlement]));

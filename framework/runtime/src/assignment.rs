@@ -1,7 +1,7 @@
 //! Taking partitions up: where each starts, and what its task is made of.
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aside::{Aside, Writer},
     delivery::{Assigned, Shared},
+    growth::{Growing, LOOK},
+    noted::Noted,
     parking::{
         control::{Asked, Open},
         rebuild::rebuild,
@@ -26,7 +28,7 @@ use crate::{
     progress::Progress,
     running::{LAST_SETTLE, Owned, Running, SETTLE_INTERVAL},
     status::PartitionStatus,
-    sync::{AtomicBool, AtomicI64},
+    sync::{AtomicBool, AtomicI64, Ordering},
 };
 
 impl<S: Clone + Send + Sync + 'static> Running<S> {
@@ -38,25 +40,33 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         let mut starts = Vec::new();
         let mut taken = Vec::new();
         let mut anew = false;
+        let mut topics = HashMap::new();
         for assignment in assignments {
-            let mut settled = assignment.settled;
+            let Some(found) = self.find(&assignment, &mut topics, stop).await? else { return Ok(()) };
+            let in_log = assignment.settled.as_ref().map(|settled| settled.offset);
+            let mut settled = in_log;
             let (mut claim, mut ended) = (None, Vec::new());
             if let Some(effects) = self.shared.effects.clone() {
                 // None: the subscription ends before the database answers.
-                let Some(found) = self.take(&*effects, &assignment, stop).await else { return Ok(()) };
+                let Some(taken) = self.take(&*effects, &assignment, stop).await else { return Ok(()) };
                 // The database decides: what the log has only serves lag tools.
                 if !aqueduct_core::planted("log-decides-where-reading-starts") {
-                    settled = found.settled;
+                    settled = taken.settled;
                 }
-                claim = Some(found.claim);
-                ended = found.ended;
+                claim = Some(taken.claim);
+                ended = taken.ended;
             }
-            anew |= settled.is_none() && self.shared.subscription.start != Start::Earliest;
+            let otherwise = match found.older {
+                // Nobody could have handled what came before it was noticed.
+                Some(_) => Start::Earliest,
+                None => self.shared.subscription.start,
+            };
+            anew |= settled.is_none() && otherwise != Start::Earliest;
             anew &= !aqueduct_core::planted("start-not-kept");
-            let start = settled.map_or(self.shared.subscription.start, Start::Offset);
+            let start = settled.map_or(otherwise, Start::Offset);
             // What log and database both have is not stored once more.
-            let kept = settled.filter(|_| settled == assignment.settled);
-            taken.push((assignment.clone(), claim, ended, kept));
+            let kept = settled.filter(|_| settled == in_log);
+            taken.push((assignment.clone(), claim, ended, kept, found));
             starts.push((assignment, start));
         }
         let readers = match self.consumer.assign(starts.clone()).await {
@@ -83,7 +93,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             Err(error) => return Err(error),
         };
         let mut tasks = Vec::new();
-        for ((assignment, claim, ended, kept), reader) in taken.into_iter().zip(readers) {
+        for ((assignment, claim, ended, kept, found), reader) in taken.into_iter().zip(readers) {
             let start = reader.position();
             let progress = Arc::new(Progress {
                 settled: AtomicI64::new(start),
@@ -91,6 +101,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 given: AtomicBool::new(false),
                 hungry: AtomicBool::new(false),
                 stored: AtomicI64::new(start),
+                grows: AtomicBool::new(found.older.is_some()),
                 moved: Notify::new(),
                 hurry: Arc::clone(&self.hurry),
             });
@@ -109,6 +120,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 shared: Arc::clone(&self.shared),
                 consumer: Arc::clone(&self.consumer),
                 assigned,
+                noted: found.noted,
+                refused: found.refused,
+                growing: found.older.map(|older| Growing::new(id.clone(), older)),
                 start,
                 ended: ended.into_iter().collect(),
                 progress: Arc::clone(&progress),
@@ -122,6 +136,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             let owned = Owned {
                 generation,
                 claim,
+                noted: found.noted,
                 wish,
                 progress,
                 releases,
@@ -140,7 +155,10 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         while anew && !stop.is_cancelled() {
             self.settle_now(LAST_SETTLE).await;
             anew = tasks.iter().any(|(id, ..)| {
-                self.partitions.get(id).is_some_and(|owned| owned.stored < 0 && !owned.fenced)
+                self.partitions.get(id).is_some_and(|owned| {
+                    let grows = owned.progress.grows.load(Ordering::Acquire);
+                    owned.stored < 0 && !owned.fenced && !grows
+                })
             });
             if anew {
                 tokio::select! {
@@ -204,6 +222,10 @@ struct Task<S> {
     shared: Arc<Shared<S>>,
     consumer: Arc<dyn Consumer>,
     assigned: Arc<Assigned>,
+    noted: Noted,
+    /// Why it cannot be taken up.
+    refused: Option<String>,
+    growing: Option<Growing>,
     start: Offset,
     ended: HashSet<Offset>,
     progress: Arc<Progress>,
@@ -214,10 +236,56 @@ struct Task<S> {
 }
 
 impl<S: Send + Sync + 'static> Task<S> {
+    /// Waits for the older partitions of one that was added. How it closed meanwhile, if it did.
+    async fn grow(&mut self, mut growing: Growing) -> Option<Closed> {
+        let partition = growing.partition.clone();
+        let name = self.shared.subscription.name.clone();
+        loop {
+            let waits = tokio::select! {
+                biased;
+                changed = self.wished.changed() => {
+                    let wished = if changed.is_ok() { *self.wished.borrow_and_update() } else { Wish::Lost };
+                    match wished {
+                        Wish::Run => continue,
+                        Wish::Drain(_) => return Some(Closed::Drained { unfinished: 0 }),
+                        Wish::Lost => return Some(Closed::Fenced),
+                    }
+                }
+                waits = growing.waits(&self.shared) => waits,
+            };
+            let waiting = match waits {
+                Ok(None) => break,
+                Ok(Some(waiting)) => waiting,
+                Err(error) if error.kind() == LogErrorKind::Unreachable => error.to_string(),
+                Err(error) => {
+                    return Some(Closed::Stopped(format!("it was added and cannot begin: {error}")));
+                }
+            };
+            self.shared.board.partition(&partition, |status| {
+                if status.waiting.as_ref() != Some(&waiting) {
+                    tracing::info!(subscription = name, %partition, waiting, "an added partition waits");
+                    status.waiting = Some(waiting);
+                }
+            });
+            tokio::time::sleep(LOOK).await;
+        }
+        self.shared.board.partition(&partition, |status| status.waiting = None);
+        self.progress.grows.store(false, Ordering::Release);
+        None
+    }
+
     /// Reads what is parked, then runs the partition: nothing is delivered before.
     async fn run(mut self) -> Closed {
         let (group, log) = (self.shared.subscription.name.clone(), Arc::clone(self.shared.bus.log()));
         let environment = self.shared.bus.environment().clone();
+        if let Some(refused) = self.refused {
+            return Closed::Stopped(refused);
+        }
+        if let Some(growing) = self.growing.take()
+            && let Some(closed) = self.grow(growing).await
+        {
+            return closed;
+        }
         let mut failures = 0;
         let rebuilt = loop {
             let Assigned { partition, topic_id, .. } = &*self.assigned;
@@ -267,6 +335,7 @@ impl<S: Send + Sync + 'static> Task<S> {
             board: self.shared.board.clone(),
             partition: self.assigned.partition.clone(),
             topic_id: self.assigned.topic_id,
+            noted: self.noted,
             generation: self.assigned.generation,
             progress: Arc::clone(&self.progress),
             open: tokio::sync::Mutex::default(),

@@ -29,7 +29,7 @@ pub(crate) fn shorten(reason: &str) -> String {
 pub(crate) async fn ensure(log: &dyn CommitLog, group: &str, topic: &TopicName) -> Result<(), LogError> {
     let mut spec = TopicSpec::new(topic_of(group, topic)?);
     spec.partitions = log.describe_topic(topic).await?.and_then(|info| info.spec.partitions);
-    log.ensure_topic(spec).await.map(drop)
+    crate::parking::follow(log, spec).await
 }
 
 /// The dead letter of a record.

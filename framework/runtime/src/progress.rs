@@ -33,6 +33,8 @@ pub(crate) struct Progress {
     pub(crate) hungry: AtomicBool,
     /// The settled offset that the log and the database have.
     pub(crate) stored: AtomicI64,
+    /// It was added and waits for the older ones: nothing of it is settled.
+    pub(crate) grows: AtomicBool,
     /// Told when `stored` moved.
     pub(crate) moved: Notify,
     /// Told when so much has been settled since that it should be stored before its time.

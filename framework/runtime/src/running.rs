@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     delivery::Shared,
     monitor::Monitor,
+    noted::Noted,
     parking::control::{Asked, Open},
     partition::{Closed, Wish},
     progress::Progress,
@@ -69,6 +70,7 @@ pub(crate) struct Running<S> {
 pub(crate) struct Owned {
     pub(crate) generation: i64,
     pub(super) claim: Option<Claim>,
+    pub(super) noted: Noted,
     pub(super) wish: watch::Sender<Wish>,
     pub(crate) progress: Arc<Progress>,
     pub(super) releases: mpsc::UnboundedSender<Asked>,
@@ -95,6 +97,7 @@ impl Owned {
         self.closed
             && !self.fenced
             && !self.settles
+            && !self.progress.grows.load(Ordering::Acquire)
             && self.progress.settled.load(Ordering::Acquire) != self.stored
     }
 
@@ -287,7 +290,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         let round: Vec<_> = self
             .partitions
             .iter()
-            .filter(|(_, owned)| !owned.fenced && !owned.settles)
+            .filter(|(_, owned)| {
+                !owned.fenced && !owned.settles && !owned.progress.grows.load(Ordering::Acquire)
+            })
             .map(|(id, owned)| (id, owned, owned.progress.settled.load(Ordering::Acquire)))
             .filter(|(_, owned, offset)| *offset != owned.stored)
             .map(|(id, owned, offset)| Due {
@@ -295,6 +300,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 generation: owned.generation,
                 claim: owned.claim,
                 offset,
+                noted: owned.noted,
             })
             .collect();
         if !round.is_empty() {

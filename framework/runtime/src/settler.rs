@@ -8,6 +8,8 @@ use aqueduct_core::{
     log::{Consumer, Offset, PartitionId, Settlement},
 };
 
+use crate::noted::Noted;
+
 /// A settled offset that has moved.
 #[derive(Debug, Clone)]
 pub(crate) struct Due {
@@ -15,6 +17,7 @@ pub(crate) struct Due {
     pub(crate) generation: i64,
     pub(crate) claim: Option<Claim>,
     pub(crate) offset: Offset,
+    pub(crate) noted: Noted,
 }
 
 /// What became of it.
@@ -56,7 +59,7 @@ pub(crate) async fn store(
         partition: due.partition.clone(),
         generation: due.generation,
         offset: due.offset,
-        metadata: String::new(),
+        metadata: due.noted.to_string(),
     });
     let results = consumer.settle(settlements.collect()).await;
     for (due, result) in raised.into_iter().zip(results) {

@@ -27,6 +27,7 @@ pub struct Subscription<S> {
     pub(crate) start: Start,
     pub(crate) max_record_bytes: usize,
     pub(crate) exactly_once: bool,
+    pub(crate) unordered_growth: bool,
 }
 
 /// A declaration that cannot be run.
@@ -107,6 +108,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             start: Start::Earliest,
             max_record_bytes: 1024 * 1024,
             exactly_once: false,
+            unordered_growth: false,
         }
     }
 
@@ -159,6 +161,14 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     #[must_use]
     pub fn exactly_once(self) -> Self {
         Self { exactly_once: true, ..self }
+    }
+
+    /// Takes partitions that are added to a topic up at once. A key that moves to one then overtakes what it left in an older
+    /// one. Without this they wait until the older ones have been handled up to where they ended when the new one had its
+    /// first record, and hold no parked key.
+    #[must_use]
+    pub fn unordered_growth(self) -> Self {
+        Self { unordered_growth: true, ..self }
     }
 
     /// How often a failed delivery is attempted.
@@ -301,7 +311,12 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             ),
             OnFailure::Stop => format!("stops the partition after {} attempts", self.retry.limit()),
         };
-        format!("{}: {durable}, ordered by key, {once}, {failure}", self.name)
+        let order = if self.unordered_growth {
+            "ordered by key (not where partitions are added)"
+        } else {
+            "ordered by key"
+        };
+        format!("{}: {durable}, {order}, {once}, {failure}", self.name)
     }
 }
 

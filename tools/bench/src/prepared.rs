@@ -80,6 +80,14 @@ impl CommitLog for Prepared {
         self.log.describe_topic(topic)
     }
 
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        self.log.add_partitions(topic, partitions)
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         Box::pin(async { Ok(Arc::new(Sink) as Arc<dyn Producer>) })
     }

@@ -138,6 +138,14 @@ impl CommitLog for Spy {
         self.inner.describe_topic(topic)
     }
 
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        self.inner.add_partitions(topic, partitions)
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         self.inner.producer()
     }

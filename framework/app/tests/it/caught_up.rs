@@ -179,6 +179,14 @@ impl CommitLog for Watched {
         self.log.describe_topic(topic)
     }
 
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        self.log.add_partitions(topic, partitions)
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         self.log.producer()
     }

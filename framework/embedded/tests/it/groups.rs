@@ -377,7 +377,10 @@ async fn a_file_of_format_1_is_brought_up_to_date() {
     assert_eq!(count(&tool, "SELECT user_version FROM pragma_user_version"), 2);
     let consumer = join(&log, &[name("t")]).await;
     all.extend(assigned(&consumer, 1).await);
-    assert_eq!((all[1].settled, all[1].generation), (Some(2), all[0].generation + 1));
+    assert_eq!(
+        (all[1].settled.as_ref().map(|settled| settled.offset), all[1].generation),
+        (Some(2), all[0].generation + 1)
+    );
     let starts = vec![(all.remove(1), Start::Offset(2))];
     let mut readers = consumer.assign(starts).await.unwrap();
     assert_eq!(readers[0].read(10).await.unwrap().len(), 1);

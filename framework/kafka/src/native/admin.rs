@@ -169,7 +169,59 @@ pub(crate) fn create_topic(
         }
         let mut count = 0;
         let topics = sys::rd_kafka_CreateTopics_result_topics(result, &raw mut count);
-        for topic in slice(topics.cast_const(), count) {
+        made(slice(topics.cast_const(), count))
+    }
+}
+
+/// Gives a topic so many partitions, which are more than it has.
+pub(crate) fn add_partitions(
+    client: &Arc<dyn Native>,
+    topic: &str,
+    partitions: i32,
+    timeout: Duration,
+) -> Result<(), Failed> {
+    let queue = Queue::new(Arc::clone(client)).map_err(failed)?;
+    let options =
+        Options::new(&**client, sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATEPARTITIONS, timeout);
+    let name = text(topic).map_err(failed)?;
+    let total = usize::try_from(partitions).unwrap_or(0);
+    // SAFETY: the text is valid and copied; what is new is given back after the request has copied it.
+    unsafe {
+        let new = sys::rd_kafka_NewPartitions_new(name.as_ptr(), total, ptr::null_mut(), 0);
+        if new.is_null() {
+            return Err(failed(RDKafkaErrorCode::InvalidArgument));
+        }
+        let mut all = [new];
+        sys::rd_kafka_CreatePartitions(
+            client.pointer(),
+            all.as_mut_ptr(),
+            all.len(),
+            options.0,
+            queue.pointer.as_ptr(),
+        );
+        sys::rd_kafka_NewPartitions_destroy(new);
+    }
+    let event = answer(&queue, timeout)?;
+    // SAFETY: results belong to the event, which lives here.
+    unsafe {
+        let result = sys::rd_kafka_event_CreatePartitions_result(event.0.as_ptr());
+        if result.is_null() {
+            return Err(failed(RDKafkaErrorCode::Fail));
+        }
+        let mut count = 0;
+        let topics = sys::rd_kafka_CreatePartitions_result_topics(result, &raw mut count);
+        made(slice(topics.cast_const(), count))
+    }
+}
+
+/// What became of each topic of a request.
+///
+/// # Safety
+/// All are valid.
+unsafe fn made(topics: &[*const sys::rd_kafka_topic_result_t]) -> Result<(), Failed> {
+    for topic in topics {
+        // SAFETY: the caller's.
+        unsafe {
             let code = RDKafkaErrorCode::from(sys::rd_kafka_topic_result_error(*topic));
             if code != RDKafkaErrorCode::NoError {
                 return Err((code, owned(sys::rd_kafka_topic_result_error_string(*topic))));

@@ -24,7 +24,7 @@ use rdkafka::{
     types::{RDKafka, RDKafkaErrorCode},
 };
 
-pub(crate) use admin::{configs, create_topic, describe_topic};
+pub(crate) use admin::{add_partitions, configs, create_topic, describe_topic};
 #[cfg(test)]
 pub(crate) use conf::description;
 pub(crate) use fetch::{Fetched, Messages, Met, Stream};

@@ -37,7 +37,17 @@ pub(crate) async fn ensure(log: &dyn CommitLog, group: &str, topic: &TopicName) 
     let mut spec = TopicSpec::new(topic_of(group, topic)?);
     spec.partitions = log.describe_topic(topic).await?.and_then(|info| info.spec.partitions);
     spec.compacted = true;
-    log.ensure_topic(spec).await.map(drop)
+    follow(log, spec).await
+}
+
+/// Makes a topic of ours that follows another one, partition by partition.
+pub(crate) async fn follow(log: &dyn CommitLog, spec: TopicSpec) -> Result<(), LogError> {
+    let partitions = spec.partitions;
+    let info = log.ensure_topic(spec).await?;
+    match (partitions, info.spec.partitions) {
+        (Some(wanted), Some(found)) if found < wanted => log.add_partitions(&info.spec.name, wanted).await,
+        _ => Ok(()),
+    }
 }
 
 /// Makes the control topic.

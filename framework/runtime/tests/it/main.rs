@@ -4,6 +4,7 @@
 mod drain;
 mod exactly_once;
 mod failure;
+mod growth;
 mod lanes;
 mod order;
 mod parking;

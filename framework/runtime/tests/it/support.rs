@@ -9,7 +9,7 @@ use std::{
 use aqueduct_core::{
     Environment, Event, Headers, NewRecord, Record, Timestamp, TopicName,
     environment::{Clock, Random, SystemClock},
-    log::{CommitLog, Offset, PartitionId, Start},
+    log::{CommitLog, Offset, PartitionId, Settlement, Signal, Start},
 };
 use aqueduct_derive::Event;
 use aqueduct_memory::MemoryLog;
@@ -117,6 +117,17 @@ impl Bench {
             .flatten()
             .map(|settled| settled.offset)
             .sum()
+    }
+
+    /// Settles partition 0 of the steps as another program would.
+    pub(crate) async fn settle_as(&self, group: &str, offset: Offset, metadata: &str) {
+        let topic = TopicName::new(Stepped::INFO.topic).unwrap();
+        let consumer = self.log.consumer(group, &[topic]).await.unwrap();
+        let Signal::Assigned(given) = consumer.signal().await.unwrap() else { panic!("nothing is given") };
+        let (partition, generation) = (given[0].partition.clone(), given[0].generation);
+        let settlement = Settlement { partition, generation, offset, metadata: metadata.to_owned() };
+        consumer.settle(vec![settlement]).await.remove(0).unwrap();
+        consumer.close().await.unwrap();
     }
 
     /// Appends a record as another program would.

@@ -84,6 +84,14 @@ impl CommitLog for SpyLog {
     ) -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>> {
         self.log.describe_topic(topic)
     }
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        self.log.add_partitions(topic, partitions)
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         self.log.producer()
     }

@@ -212,6 +212,11 @@ pub(super) async fn settle(
     results.remove(0)
 }
 
+/// The settled offset that an assignment begins with.
+pub(super) fn begins(assignment: &Assignment) -> Option<Offset> {
+    assignment.settled.as_ref().map(|settled| settled.offset)
+}
+
 pub(super) async fn settled(log: &Log, group: &str, topic: &str) -> Vec<Option<Offset>> {
     let settled =
         within("asking for settled offsets", log.settled_offsets(group, &name(topic))).await.unwrap();

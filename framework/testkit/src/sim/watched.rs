@@ -50,6 +50,14 @@ impl CommitLog for Watched {
         self.process.log.describe_topic(topic)
     }
 
+    fn add_partitions<'a>(
+        &'a self,
+        topic: &'a TopicName,
+        partitions: i32,
+    ) -> BoxFuture<'a, Result<(), LogError>> {
+        self.process.log.add_partitions(topic, partitions)
+    }
+
     fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
         self.process.log.producer()
     }
