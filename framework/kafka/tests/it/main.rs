@@ -12,6 +12,7 @@ mod cluster;
 mod contract;
 mod coordinated;
 mod exactly_once;
+mod growth;
 mod hostile;
 mod interop;
 mod properties;
