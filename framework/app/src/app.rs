@@ -430,7 +430,7 @@ async fn lead(effects: Arc<dyn Effects>, mode: RelayMode, bus: Bus, status: Stat
         };
         let ended: Result<(), EffectsError> = effects.relay(relay).await;
         let Err(error) = ended else { return };
-        tracing::error!(outbox = status.name(), %error, "the relay ended, trying again");
+        tracing::warn!(outbox = status.name(), %error, "the relay ended, trying again");
         status.relay(Some(error.to_string()));
         tokio::select! {
             biased;

@@ -9,7 +9,7 @@
 //! - `partition`: one task per partition; `feed` reads for it; `admission`: what it begins, by window, lanes of keys (`lanes`) and the
 //!   subscription's `places`; `in_flight`: what is under way (`work`); `progress` and `ring`: how far it is
 //! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the
-//!   handler works for others
+//!   handler works for others; `releasing`: attempts at parked records that were released
 //! - `aside`: writes dead letters (`dead_letter`), parked records, and what handlers `returned` exactly once
 //! - [`parking`]: keys that wait for an operator, and how they are released
 //! - [`status`]: what a subscription says of itself
@@ -34,6 +34,7 @@ mod partition;
 mod places;
 pub mod policy;
 mod progress;
+mod releasing;
 mod returned;
 mod ring;
 mod running;

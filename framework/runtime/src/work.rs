@@ -18,8 +18,8 @@ use futures_util::FutureExt;
 use crate::{
     delivery::{Assigned, Attempted, Shared},
     lanes::{KeyBytes, LaneId},
-    outcome::Loaded,
     places::Permit,
+    releasing::Loaded,
 };
 
 /// A handler at work in its slot.

@@ -1,22 +1,14 @@
 //! P11: "caught up" is never said too early, whatever the apps feed each other meanwhile.
 
-use std::{
-    fmt,
-    sync::{Arc, Mutex},
-};
-
 use aqueduct_app::{App, Status, caught_up};
-use aqueduct_core::{
-    BoxFuture, Handled, LogError, State, TopicName,
-    log::{
-        Capabilities, CommitLog, Consumer, Offset, PartitionId, PartitionReader, Producer, Settled, Start,
-        TopicInfo, TopicSpec, TransactionalProducer,
-    },
-};
+use aqueduct_core::{Handled, State};
 use aqueduct_memory::MemoryLog;
 use aqueduct_runtime::{Bus, Subscription};
 
-use crate::support::{Gate, Pinged, Ponged, Running, bus, memory, ping, until};
+use crate::{
+    support::{Gate, Pinged, Ponged, Running, bus, memory, ping, until},
+    watched::Watched,
+};
 
 async fn on_ping(event: Pinged, State(gate): State<Gate>) -> Handled<Ponged> {
     gate.pass().await;
@@ -107,8 +99,8 @@ async fn a_receipt_that_is_held_is_not_caught_up() {
 /// none either. Red when `caught_up` does not compare the ends of the topics before and after.
 #[tokio::test(start_paused = true)]
 async fn an_answer_between_two_looks_is_seen() {
-    let between = Between::default();
-    let log = Watched { log: MemoryLog::new(1), between: between.clone() };
+    let log = Watched::new();
+    let between = log.between.clone();
     let bus = bus(log).await;
     let [(pinger, pinged), (ponger, ponged)] = apps(&bus);
     let (pinger, ponger) = (Running::start(pinger).ready().await, Running::start(ponger).ready().await);
@@ -138,101 +130,4 @@ async fn an_answer_between_two_looks_is_seen() {
     until(async || now(&both).await).await;
     pinger.stop().await.unwrap().unwrap();
     ponger.stop().await.unwrap().unwrap();
-}
-
-/// What is done, once, while the settled offsets of group `pings` are read.
-#[derive(Clone, Default)]
-struct Between(Arc<Mutex<Option<BoxFuture<'static, ()>>>>);
-
-impl Between {
-    fn then(&self, act: BoxFuture<'static, ()>) {
-        *self.0.lock().unwrap() = Some(act);
-    }
-}
-
-impl fmt::Debug for Between {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Between")
-    }
-}
-
-/// A log in memory that lets something happen while it is asked.
-#[derive(Debug)]
-struct Watched {
-    log: MemoryLog,
-    between: Between,
-}
-
-impl CommitLog for Watched {
-    fn capabilities(&self) -> Capabilities {
-        self.log.capabilities()
-    }
-
-    fn ensure_topic(&self, spec: TopicSpec) -> BoxFuture<'_, Result<TopicInfo, LogError>> {
-        self.log.ensure_topic(spec)
-    }
-
-    fn describe_topic<'a>(
-        &'a self,
-        topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>> {
-        self.log.describe_topic(topic)
-    }
-
-    fn add_partitions<'a>(
-        &'a self,
-        topic: &'a TopicName,
-        partitions: i32,
-    ) -> BoxFuture<'a, Result<(), LogError>> {
-        self.log.add_partitions(topic, partitions)
-    }
-
-    fn producer(&self) -> BoxFuture<'_, Result<Arc<dyn Producer>, LogError>> {
-        self.log.producer()
-    }
-
-    fn transactional_producer<'a>(
-        &'a self,
-        id: &'a str,
-    ) -> BoxFuture<'a, Result<Box<dyn TransactionalProducer>, LogError>> {
-        self.log.transactional_producer(id)
-    }
-
-    fn consumer<'a>(
-        &'a self,
-        group: &'a str,
-        topics: &'a [TopicName],
-    ) -> BoxFuture<'a, Result<Arc<dyn Consumer>, LogError>> {
-        self.log.consumer(group, topics)
-    }
-
-    fn cursor<'a>(
-        &'a self,
-        partition: &'a PartitionId,
-        start: Start,
-    ) -> BoxFuture<'a, Result<Box<dyn PartitionReader>, LogError>> {
-        self.log.cursor(partition, start)
-    }
-
-    fn end_offsets<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, Result<Vec<Offset>, LogError>> {
-        self.log.end_offsets(topic)
-    }
-
-    fn settled_offsets<'a>(
-        &'a self,
-        group: &'a str,
-        topic: &'a TopicName,
-    ) -> BoxFuture<'a, Result<Vec<Option<Settled>>, LogError>> {
-        Box::pin(async move {
-            let act = (group == "pings").then(|| self.between.0.lock().unwrap().take()).flatten();
-            if let Some(act) = act {
-                act.await;
-            }
-            self.log.settled_offsets(group, topic).await
-        })
-    }
-
-    fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
-        self.log.close()
-    }
 }

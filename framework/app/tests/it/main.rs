@@ -10,3 +10,4 @@ mod settings;
 mod support;
 mod topics;
 mod trace;
+mod watched;

@@ -1,9 +1,12 @@
-use std::time::Duration;
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use aqueduct_app::App;
 use aqueduct_core::{TopicName, log::TopicSpec};
 
-use crate::support::*;
+use crate::{support::*, watched::Watched};
 
 /// Red when `make_topics` is not called, or what it finds is not compared.
 #[tokio::test]
@@ -45,6 +48,24 @@ async fn declared_topics_are_made_and_what_differs_is_reported() {
         "of a key's records it keeps the last of each key, declared all",
     ];
     assert_eq!(reported, expected.map(|difference| ("pongs".to_owned(), difference.to_owned())));
+}
+
+/// A service that starts while a broker is away. Red when the first answer that does not come ends it.
+#[tokio::test(start_paused = true)]
+async fn a_declared_topic_is_asked_for_until_the_log_answers() {
+    let log = Watched::new();
+    let silent = Arc::clone(&log.silent);
+    silent.store(3, Ordering::Relaxed);
+    let bus = bus(log).await;
+    let app = App::builder("pinger").log(&bus).state(Gate::shut()).subscribe(pings());
+    let app = app.topic::<Pinged>(|topic| topic).build().unwrap();
+    let running = Running::start(app).ready().await;
+    assert_eq!(silent.load(Ordering::Relaxed), 0);
+    running.stop().await.unwrap().unwrap();
+    // One that is to end meanwhile does.
+    silent.store(u32::MAX, Ordering::Relaxed);
+    let app = App::builder("pinger").log(&bus).state(Gate::shut()).topic::<Ponged>(|topic| topic);
+    Running::start(app.build().unwrap()).stop().await.unwrap().unwrap();
 }
 
 #[tokio::test]
