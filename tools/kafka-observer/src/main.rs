@@ -50,7 +50,7 @@ enum Command {
     },
     /// Print how many partitions of the cluster have fewer replicas in sync than replicas.
     Behind,
-    /// Print how many records wait for the groups; of a partition at most 1,000 are counted.
+    /// Print how many records wait for the groups: counted where they are few, by their offsets where they are many.
     Lag,
 }
 
