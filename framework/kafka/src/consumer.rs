@@ -112,9 +112,13 @@ fn assignments(
     let asked: Vec<_> =
         given.iter().map(|(partition, _)| (partition.topic.clone(), partition.partition)).collect();
     let settled = member.settled(&asked)?;
+    member.prove(&given, &settled)?;
     let mut ids = HashMap::new();
     let mut assignments = Vec::with_capacity(given.len());
     for ((partition, generation), settled) in given.into_iter().zip(settled) {
+        if !member.owns(&partition, generation) {
+            continue;
+        }
         let topic_id = match ids.get(&partition.topic) {
             Some(id) => *id,
             None => *ids.entry(partition.topic.clone()).or_insert(shared.require(&partition.topic)?.id),

@@ -45,6 +45,8 @@ pub(super) const KAFKA_BUGS: &[Bug] = &[
         &["contract::a_settled_offset_never_goes_back"]),
     bug("kafka-settles-for-anybody", "R7", "a stale generation settles", KAFKA,
         &["contract::a_stale_generation_settles_nothing"]),
+    bug("kafka-given-without-proof", "R7", "a woken process takes partitions up that it has lost", KAFKA,
+        &["answers::partitions_are_given_with_a_proof_of_membership"]),
     bug("unknown-outcome-written-again", "R8", "what was returned is there twice after a lost answer", KAFKA,
         &["exactly_once::what_a_handler_returns_is_there_once_though_an_answer_is_lost"]),
     bug("kafka-proves-nothing", "R8", "a zombie's transaction settles", KAFKA,

@@ -8,7 +8,7 @@ use std::{
 
 use aqueduct_core::{
     LogError, LogErrorKind,
-    log::{Offset, PartitionId, Settlement},
+    log::{Offset, PartitionId, Settled, Settlement},
 };
 use rdkafka::{Offset as Given, TopicPartitionList, types::RDKafkaErrorCode as Code};
 
@@ -66,6 +66,40 @@ impl Member {
             |owned: &Owned| *offset <= owned.settled && !aqueduct_core::planted("kafka-settled-goes-back");
         let owned = state.given(partition, *generation).ok_or_else(|| self.stale(partition, *generation))?;
         Ok(if late(owned) { (owned.settled, false) } else { (*offset, true) })
+    }
+
+    /// Stores once more what was settled in partitions that were given: the group's broker takes it from a member alone. A
+    /// process that slept through the loss of what it was given has not heard of it yet, and would take the partitions from
+    /// who has them now, in its database. Waits.
+    pub(crate) fn prove(
+        &self,
+        given: &[(PartitionId, i64)],
+        settled: &[Option<Settled>],
+    ) -> Result<(), LogError> {
+        let mut offsets = TopicPartitionList::new();
+        for ((partition, _), settled) in given.iter().zip(settled) {
+            let Some(Settled { offset, metadata }) = settled else { continue };
+            let wire = self.shared.wire(partition.topic.as_str());
+            let mut element = offsets.add_partition(&wire, partition.partition);
+            element.set_metadata(metadata);
+            let set = element.set_offset(Given::Offset(*offset));
+            set.map_err(|failed| client("cannot prove the membership", failed))?;
+        }
+        if offsets.count() == 0 || aqueduct_core::planted("kafka-given-without-proof") {
+            return Ok(());
+        }
+        let Some(asking) = self.client() else { return Err(self.left_it()) };
+        let asking: Arc<dyn Native> = asking;
+        let codes = native::commit(asking, &offsets, PATIENCE).unwrap_or_else(|code| vec![code]);
+        let Some(code) = codes.into_iter().find(|code| *code != Code::NoError) else { return Ok(()) };
+        let tried = format!("cannot prove the membership of group {}", self.group);
+        let refused = error(&tried, code, &code.to_string());
+        let owns = || given.iter().any(|(partition, generation)| self.owns(partition, *generation));
+        match self.unheard(refused, owns) {
+            // It has heard meanwhile.
+            error if error.kind() == LogErrorKind::StaleGeneration => Ok(()),
+            error => Err(error),
+        }
     }
 
     /// What of the settlements is due. Each that may not be stored has its error. Waits.

@@ -109,6 +109,32 @@ async fn settle(member: &Arc<dyn Consumer>, of: &Assignment, offset: Offset) -> 
     member.settle(vec![settlement(of, offset)]).await.remove(0)
 }
 
+/// R7. Red when partitions are given to a member that cannot prove that it is one: a process that slept through the loss of
+/// what it was given would take it from its newer owner in a database.
+#[tokio::test]
+async fn partitions_are_given_with_a_proof_of_membership() {
+    let place = Place::new().await;
+    let direct = place.log(&cluster::url(), "").await;
+    let (member, given) = place.join(&direct).await;
+    settle(&member, &given[0], 1).await.unwrap();
+    member.close().await.unwrap();
+    let wire = Wire::new();
+    let log = place.log(&wire.url(), "").await;
+    wire.fail(Api::OffsetCommit, 1_000, UNKNOWN_MEMBER_ID);
+    let member = log.consumer("g", std::slice::from_ref(&place.topic)).await.unwrap();
+    // The client takes the answer for the loss of all it has.
+    let until = tokio::time::Instant::now() + Duration::from_secs(8);
+    while let Ok(signal) = tokio::time::timeout_at(until, member.signal()).await {
+        let signal = signal.unwrap();
+        assert!(!matches!(signal, Signal::Assigned(_)), "{signal:?}");
+    }
+    assert!(wire.met() > 0, "nothing was proved");
+    wire.heal();
+    let given = assigned(&member).await;
+    assert_eq!(given[0].settled.as_ref().map(|settled| settled.offset), Some(1));
+    assert_eq!(place.settled(&direct).await, [Some(1), None]);
+}
+
 async fn commit(
     log: &Log,
     records: Vec<NewRecord>,

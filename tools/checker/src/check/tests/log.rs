@@ -138,4 +138,8 @@ fn staged_events_stand_in_the_order_of_their_effects() {
     };
     earns(&staging("e2", "e1"), Kind::Reordered);
     clean(&staging("e1", "e2"));
+    // Effects that are records have their own order: of two with one id the second is no later number of the first.
+    let mut of_records = rules();
+    of_records.subscriptions[0].effects = Some(Once::Record);
+    assert_eq!(kinds(&staging("e2", "e1"), &of_records), []);
 }
