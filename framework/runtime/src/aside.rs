@@ -101,6 +101,8 @@ pub(crate) struct Aside {
     queue: VecDeque<Op>,
     writing: Option<BoxFuture<'static, Written>>,
     writer: Arc<Writer>,
+    /// Nothing is written any more.
+    shut: bool,
 }
 
 /// What a batch is written with.
@@ -130,11 +132,21 @@ pub(crate) struct Open {
 
 impl Aside {
     pub(crate) fn new(writer: Writer) -> Self {
-        Self { queue: VecDeque::new(), writing: None, writer: Arc::new(writer) }
+        Self { queue: VecDeque::new(), writing: None, writer: Arc::new(writer), shut: false }
     }
 
     pub(crate) fn push(&mut self, op: Op) {
-        self.queue.push_back(op);
+        if !self.shut {
+            self.queue.push_back(op);
+        }
+    }
+
+    /// A batch was refused for good: what follows it would settle past it.
+    pub(crate) fn shut(&mut self) {
+        self.shut = !aqueduct_core::planted("writes-on-after-a-refusal");
+        if self.shut {
+            self.queue.clear();
+        }
     }
 
     /// Whether something is on its way or waits.

@@ -61,7 +61,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 Some(_) => Start::Earliest,
                 None => self.shared.subscription.start,
             };
-            anew |= settled.is_none() && otherwise != Start::Earliest;
+            // Where its task settles, nobody else keeps that it was begun.
+            let begins = self.shared.subscription.exactly_once && found.older.is_none();
+            anew |= settled.is_none() && (otherwise != Start::Earliest || begins);
             anew &= !aqueduct_core::planted("start-not-kept");
             let start = settled.map_or(otherwise, Start::Offset);
             // What log and database both have is not stored once more.
@@ -101,6 +103,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 given: AtomicBool::new(false),
                 hungry: AtomicBool::new(false),
                 stored: AtomicI64::new(start),
+                ended: AtomicI64::new(start),
                 grows: AtomicBool::new(found.older.is_some()),
                 moved: Notify::new(),
                 hurry: Arc::clone(&self.hurry),

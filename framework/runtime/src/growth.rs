@@ -85,7 +85,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         // Begun when there were fewer.
         let older = others.iter().flatten().filter_map(|settled| Noted::read(&settled.metadata));
         let older = older.filter(|noted| noted.topic_id == *topic_id).map(|noted| noted.partitions);
-        let older = older.filter(|count| *count <= partition.partition).min();
+        let older = older.filter(|count| *count <= partition.partition).max();
         let older = older.filter(|_| settled.is_none());
         Ok(Found { noted, older, refused: None })
     }
@@ -128,7 +128,8 @@ impl Growing {
                 if index.and_then(|index| ends.get(index)).is_none_or(|end| *end == 0) {
                     return Ok(Some(format!("it was added to {topic} and has no record yet")));
                 }
-                self.ends.insert(ends)
+                // Once more: the answers for the older ones may be from before it had one.
+                self.ends.insert(log.end_offsets(topic).await?)
             }
         };
         let settled = log.settled_offsets(group, topic).await?;

@@ -129,7 +129,7 @@ impl Monitor {
         now: Instant,
     ) -> Option<&Watch> {
         let [done, stored] =
-            [&owned.progress.settled, &owned.progress.stored].map(|offset| offset.load(Ordering::Relaxed));
+            [&owned.progress.ended, &owned.progress.stored].map(|offset| offset.load(Ordering::Relaxed));
         let fresh = || Watch {
             generation: owned.generation,
             settled: (partition.settled, now),

@@ -247,7 +247,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         mut self,
         deadline: Option<Duration>,
         mut wish: watch::Receiver<Wish>,
-        stopped: Option<String>,
+        mut stopped: Option<String>,
     ) -> Closed {
         self.draining = true;
         self.pending = None;
@@ -280,7 +280,10 @@ impl<S: Send + Sync + 'static> Partition<S> {
             match ended {
                 Ok(()) => {}
                 Err(Halt::Fenced) => return Closed::Fenced,
-                Err(Halt::Stop(reason)) => tracing::warn!(reason, "stopped while draining"),
+                Err(Halt::Stop(reason)) => {
+                    tracing::warn!(reason, "stopped while draining");
+                    stopped.get_or_insert(reason);
+                }
             }
             self.places.let_go();
             // What failed now is not tried again here.
@@ -301,8 +304,13 @@ impl<S: Send + Sync + 'static> Partition<S> {
     pub(super) fn on_written(&mut self, written: Written) -> Result<(), Halt> {
         let positions = match written.result {
             Ok(positions) => positions,
-            Err(Refused::Fenced) => return Err(Halt::Fenced),
-            Err(Refused::Stop(reason)) => return Err(Halt::Stop(reason)),
+            Err(refused) => {
+                self.aside.shut();
+                return Err(match refused {
+                    Refused::Fenced => Halt::Fenced,
+                    Refused::Stop(reason) => Halt::Stop(reason),
+                });
+            }
         };
         for (op, at) in written.ops.into_iter().zip(positions) {
             self.on_stored(op, at);

@@ -33,6 +33,8 @@ pub(crate) struct Progress {
     pub(crate) hungry: AtomicBool,
     /// The settled offset that the log and the database have.
     pub(crate) stored: AtomicI64,
+    /// The offset below which all has ended: beyond the settled one while what handlers returned is not stored.
+    pub(crate) ended: AtomicI64,
     /// It was added and waits for the older ones: nothing of it is settled.
     pub(crate) grows: AtomicBool,
     /// Told when `stored` moved.
@@ -61,6 +63,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         let (settled, in_flight, parked) = now;
         self.note_unstored(self.ring.settled());
         self.progress.settled.store(settled, Ordering::Release);
+        self.progress.ended.store(self.ring.settled(), Ordering::Release);
         let news = std::mem::take(&mut self.news);
         let mut status = self.shared.board.lock();
         status.ended += news;

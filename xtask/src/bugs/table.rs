@@ -115,6 +115,8 @@ pub(super) const BUGS: &[Bug] = &[
     bug("hand-over-without-settle", "R2", "the next owner repeats what has ended", RUNTIME, HAND_OVER),
     bug("last-settle-once", "R2", "what ended is repeated where its last settle met a transaction", RUNTIME,
         &["drain::a_last_settle_is_tried_until_it_is_stored"]),
+    bug("writes-on-after-a-refusal", "R8", "what was refused is settled past, and lost", RUNTIME,
+        &["exactly_once::what_is_refused_for_good_is_not_settled_past"]),
     bug("growth-not-waited", "R2", "a key that moved to an added partition overtakes what it left", RUNTIME,
         &["growth::an_added_partition_waits_for_what_a_key_left_in_an_older_one"]),
     bug("topic-made-anew-goes-on", "R2", "an offset of a deleted topic is taken for one of the next", RUNTIME,

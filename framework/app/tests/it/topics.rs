@@ -51,7 +51,7 @@ async fn declared_topics_are_made_and_what_differs_is_reported() {
 }
 
 /// A service that starts while a broker is away. Red when the first answer that does not come ends it.
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_declared_topic_is_asked_for_until_the_log_answers() {
     let log = Watched::new();
     let silent = Arc::clone(&log.silent);

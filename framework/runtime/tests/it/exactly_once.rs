@@ -150,6 +150,26 @@ async fn a_released_record_returns_once_and_behind_those_before_it() {
     running.end().await;
 }
 
+/// P3, P4. Red when what ends after a refusal is written, and settles past what was refused.
+#[tokio::test(start_paused = true)]
+async fn what_is_refused_for_good_is_not_settled_past() {
+    let bench = Bench::mirrored(&[step("a", 1), step("slow", 1)]).await;
+    let mirror = Mirror::new();
+    bench.log.faults().fail_topics("echoes", LogErrorKind::Storage);
+    let running = bench.run(subscription(), mirror.clone());
+    until(|| running.status().partitions.into_values().any(|partition| partition.stopped.is_some())).await;
+    bench.log.faults().heal_topics();
+    mirror.gate.add_permits(1);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((bench.echoes().await, bench.settled().await), (vec![], 0));
+    running.end().await;
+    mirror.gate.add_permits(1);
+    let running = bench.run(subscription(), mirror.clone());
+    until(|| settled(&running) == 2).await;
+    running.end().await;
+    assert_eq!(bench.echoes().await, pairs(&[("a", 1), ("slow", 1)]));
+}
+
 /// P10. Red when the partition stops for a topic that takes nothing, or says nothing of it.
 #[tokio::test(start_paused = true)]
 async fn an_outage_of_the_other_topic_is_waited_for_and_named() {
@@ -202,6 +222,15 @@ async fn what_returns_nothing_is_settled_too() {
     let subscription = || Subscription::builder("steps").on(nothing).exactly_once();
     let running = bench.run(subscription(), ());
     until(|| settled(&running) == 1).await;
+    // That it was begun is kept before anything ends: partitions that are added later are known by it.
+    let other = Bench::mirrored(&[]).await;
+    other.log.ensure_topic(TopicSpec::new(TopicName::new("steps").unwrap())).await.unwrap();
+    let begun = other.run(subscription(), ());
+    until(|| begun.status().partitions.len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let kept = other.log.settled_offsets("steps", &TopicName::new("steps").unwrap()).await.unwrap().remove(0);
+    assert!(kept.is_some_and(|kept| kept.offset == 0 && kept.metadata.ends_with(";partitions=1")));
+    begun.end().await;
     bench.bus.publish(&step("a", 2)).await.unwrap();
     running.ended(2).await;
     running.end().await;

@@ -55,7 +55,11 @@ fn moving() -> Vec<String> {
 }
 
 fn waiting(running: &Running) -> String {
-    let id = PartitionId { topic: steps(), partition: 1 };
+    waiting_of(running, 1)
+}
+
+fn waiting_of(running: &Running, partition: i32) -> String {
+    let id = PartitionId { topic: steps(), partition };
     running.status().partitions.get(&id).and_then(|status| status.waiting.clone()).unwrap_or_default()
 }
 
@@ -100,6 +104,34 @@ async fn an_added_partition_waits_for_what_a_key_left_in_an_older_one() {
     assert_eq!(waiting(&running), "");
     shop.gate.add_permits(1);
     until(|| shop.seen.all().len() == 6).await;
+    running.end().await;
+}
+
+/// P2, R2. Red when only those partitions are waited for that were there at first.
+#[tokio::test(start_paused = true)]
+async fn a_topic_grows_again() {
+    let bench = Bench::new(1).await;
+    let shop = Shop::new();
+    let running = bench.run(subscription(), shop.clone());
+    until(|| running.status().partitions.len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let of = |key: &str, count| aqueduct_core::key::partition_of(key.as_bytes(), count);
+    let key =
+        (0..).map(|number| format!("k{number}")).find(|key| (of(key, 2), of(key, 4)) == (1, 3)).unwrap();
+    bench.log.add_partitions(&steps(), 2).await.unwrap();
+    bench.bus.publish(&step(&key, 1)).await.unwrap();
+    shop.gate.add_permits(1);
+    until(|| shop.seen.of(&key) == [1]).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    bench.bus.publish(&step(&key, 2)).await.unwrap();
+    bench.log.add_partitions(&steps(), 4).await.unwrap();
+    bench.bus.publish(&step(&key, 3)).await.unwrap();
+    until(|| {
+        waiting_of(&running, 3).starts_with("it was added to steps, and steps/1 is settled up to 1 of 2")
+    })
+    .await;
+    shop.gate.add_permits(2);
+    until(|| shop.seen.of(&key) == [1, 2, 3]).await;
     running.end().await;
 }
 
