@@ -173,8 +173,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         }
         for (id, generation, task) in tasks {
             if let Some(owned) = self.partitions.get_mut(&id) {
-                owned.settles = self.shared.subscription.exactly_once
-                    && !aqueduct_core::planted("settled-before-what-was-returned");
+                owned.settles = self.shared.subscription.settles_itself();
             }
             self.tasks.spawn(async move {
                 let closed = AssertUnwindSafe(task.run()).catch_unwind().await;

@@ -52,9 +52,11 @@ impl<S: Send + Sync + 'static> Partition<S> {
     /// Tells the status what is new.
     pub(super) fn tell(&mut self) {
         self.give_returned();
-        let exactly_once = self.shared.subscription.exactly_once;
-        let stored = exactly_once && !aqueduct_core::planted("settled-before-what-was-returned");
-        let settled = if stored { self.returned.stored } else { self.ring.settled() };
+        let settled = if self.shared.subscription.settles_itself() {
+            self.returned.stored
+        } else {
+            self.ring.settled()
+        };
         let now = (settled, self.ring.len(), self.parked.records());
         if now == self.told && self.news == 0 {
             return;

@@ -209,6 +209,11 @@ impl<S: Send + Sync + 'static> Subscription<S> {
         &self.name
     }
 
+    /// Whether each partition's task settles, in transactions with what handlers returned, and nobody else.
+    pub(crate) fn settles_itself(&self) -> bool {
+        self.exactly_once && !aqueduct_core::planted("settled-before-what-was-returned")
+    }
+
     pub(crate) fn plan(&self, effects: Option<&Arc<dyn Effects>>) -> Result<Routing<S>, SubscriptionError> {
         name::check("subscription", &self.name)?;
         let subscription = || self.name.clone();

@@ -47,8 +47,6 @@ pub(super) const KAFKA_BUGS: &[Bug] = &[
         &["contract::a_stale_generation_settles_nothing"]),
     bug("kafka-given-without-proof", "R7", "a woken process takes partitions up that it has lost", KAFKA,
         &["answers::partitions_are_given_with_a_proof_of_membership"]),
-    bug("unknown-outcome-written-again", "R8", "what was returned is there twice after a lost answer", KAFKA,
-        &["exactly_once::what_a_handler_returns_is_there_once_though_an_answer_is_lost"]),
     bug("kafka-proves-nothing", "R8", "a zombie's transaction settles", KAFKA,
         &["answers::a_zombie_that_has_heard_of_nothing_settles_and_commits_nothing"]),
     bug("kafka-reads-what-was-rolled-back", "R8", "records of a transaction that was rolled back are given", KAFKA, MARKERS),
