@@ -47,7 +47,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     kills::run(&kills::Options {
         kafka: true,
         kills: 8,
-        within: 5_000,
+        within: 2_500,
         state: "target/test-kills-kafka".into(),
         ..options
     })
