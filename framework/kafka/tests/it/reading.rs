@@ -42,6 +42,13 @@ async fn the_position_passes_the_marker_of_a_transaction() {
     ];
     let admin: AdminClient<DefaultClientContext> = cluster::raw().create().unwrap();
     admin.create_topics(&made, &AdminOptions::new()).await.unwrap();
+    // The controller has made them; the broker hears of it a little later.
+    for name in ["t", "narrow"] {
+        let name = TopicName::new(name).unwrap();
+        while log.describe_topic(&name).await.unwrap().is_none() {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
     let partition = PartitionId { topic: topic.clone(), partition: 0 };
     let mut reader = log.cursor(&partition, Start::Earliest).await.unwrap();
     let mut producer = log.transactional_producer("x").await.unwrap();
