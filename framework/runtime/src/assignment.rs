@@ -9,7 +9,7 @@ use std::{
 use aqueduct_core::{
     LogError, LogErrorKind,
     effects::{Effects, Scope, Taken},
-    log::{Assignment, Consumer, Offset, PartitionReader, Start},
+    log::{Assignment, Consumer, Offset, PartitionId, PartitionReader, Start},
 };
 use futures_util::FutureExt;
 use tokio::sync::{Notify, mpsc, watch};
@@ -207,14 +207,27 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 },
             };
             failures += 1;
-            let delay =
-                self.shared.subscription.retry.delay(failures, self.shared.bus.environment().random_u64());
-            tracing::warn!(subscription = self.name(), partition = %scope.partition, %error, ?delay, "cannot take the partition yet");
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return None,
-                () = tokio::time::sleep(delay) => {}
+            if !self.pause(&scope.partition, &error.to_string(), failures, stop).await {
+                return None;
             }
+        }
+    }
+
+    /// Waits before a partition is asked for again. `false`: the subscription ends.
+    pub(super) async fn pause(
+        &self,
+        partition: &PartitionId,
+        error: &str,
+        failures: u32,
+        stop: &CancellationToken,
+    ) -> bool {
+        let random = self.shared.bus.environment().random_u64();
+        let delay = self.shared.subscription.retry.delay(failures, random);
+        tracing::warn!(subscription = self.name(), %partition, error, ?delay, "cannot take the partition yet");
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(delay) => true,
         }
     }
 }
@@ -242,6 +255,7 @@ impl<S: Send + Sync + 'static> Task<S> {
     async fn grow(&mut self, mut growing: Growing) -> Option<Closed> {
         let partition = growing.partition.clone();
         let name = self.shared.subscription.name.clone();
+        let mut looked = false;
         loop {
             let waits = tokio::select! {
                 biased;
@@ -253,8 +267,14 @@ impl<S: Send + Sync + 'static> Task<S> {
                         Wish::Lost => return Some(Closed::Fenced),
                     }
                 }
-                waits = growing.waits(&self.shared) => waits,
+                waits = async {
+                    if looked {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    growing.waits(&self.shared).await
+                } => waits,
             };
+            looked = true;
             let waiting = match waits {
                 Ok(None) => break,
                 Ok(Some(waiting)) => waiting,
@@ -269,7 +289,6 @@ impl<S: Send + Sync + 'static> Task<S> {
                     status.waiting = Some(waiting);
                 }
             });
-            tokio::time::sleep(LOOK).await;
         }
         self.shared.board.partition(&partition, |status| status.waiting = None);
         self.progress.grows.store(false, Ordering::Release);

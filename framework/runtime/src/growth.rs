@@ -47,14 +47,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 Err(error) => return Err(error),
             };
             failures += 1;
-            let retry = self.shared.subscription.retry;
-            let delay = retry.delay(failures, self.shared.bus.environment().random_u64());
-            let partition = &assignment.partition;
-            tracing::warn!(subscription = self.name(), %partition, %error, ?delay, "cannot take the partition yet");
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(None),
-                () = tokio::time::sleep(delay) => {}
+            if !self.pause(&assignment.partition, &error.to_string(), failures, stop).await {
+                return Ok(None);
             }
         }
     }

@@ -71,6 +71,13 @@ pub struct Rules {
     pub at_least: BTreeMap<String, u64>,
 }
 
+impl Rules {
+    /// What takes effect once in a group.
+    pub(crate) fn once(&self, group: &str) -> Option<Once> {
+        self.subscriptions.iter().find(|each| each.group == group)?.effects
+    }
+}
+
 impl Default for Rules {
     fn default() -> Self {
         Self {

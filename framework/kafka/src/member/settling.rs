@@ -112,6 +112,9 @@ impl Member {
         proving: bool,
     ) -> (Option<Due>, Vec<Result<(), LogError>>) {
         let proving = proving && !aqueduct_core::planted("kafka-unmoved-proves-nothing");
+        // Before the judgements: an older proof is refused, and all is judged again; a newer one could stand for a partition
+        // that went away in between.
+        let proof = self.proof();
         let mut offsets = TopicPartitionList::with_capacity(settlements.len());
         let (mut moved, mut results) = (Vec::new(), Vec::with_capacity(settlements.len()));
         for settlement in settlements {
@@ -133,8 +136,7 @@ impl Member {
         if moved.is_empty() {
             return (None, results);
         }
-        // After the judgements: what it proves is no older than what they saw.
-        let Some(proof) = self.proof() else {
+        let Some(proof) = proof else {
             return (None, settlements.iter().map(|_| Err(self.left_it())).collect());
         };
         (Some(Due { offsets, proof, moved }), results)

@@ -36,9 +36,9 @@ async fn pass(event: Moved, State(Gate(gate, seen)): State<Gate>) -> Handled {
     Ok(())
 }
 
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {
-        if condition() {
+        if condition().await {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -70,9 +70,7 @@ async fn a_key_that_moves_to_an_added_partition_keeps_its_order() {
         let settled = bus.log().settled_offsets("moving", &topic).await.unwrap();
         settled.into_iter().map(|settled| Some(settled?.offset)).collect::<Vec<_>>()
     };
-    while settled().await != [Some(0)] {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    until("the beginning", async || settled().await == [Some(0)]).await;
 
     let admin: AdminClient<DefaultClientContext> = cluster::raw().create().unwrap();
     let wire = format!("{}moved", prefix.trim_start_matches("prefix="));
@@ -82,24 +80,24 @@ async fn a_key_that_moves_to_an_added_partition_keeps_its_order() {
         let subscription = status.subscriptions().remove(0);
         subscription.partitions.get(&id(1)).and_then(|status| status.waiting.clone()).unwrap_or_default()
     };
-    until("waiting for a record", || waiting() == "it was added to moved and has no record yet").await;
+    until("waiting for a record", async || waiting() == "it was added to moved and has no record yet").await;
     // This process's producer hears of it in its time.
-    let moved = loop {
-        let position = bus.publish(&Moved { key: key.clone(), number: 2 }).await.unwrap();
-        if position.partition.partition == 1 {
-            break position;
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    };
-    assert_eq!(moved.offset, 0);
-    until("waiting for the older one", || {
+    let mut moved = None;
+    until("a record in the new one", async || {
+        let position = bus.publish(&event(2)).await.unwrap();
+        moved = Some(position).filter(|position| position.partition.partition == 1);
+        moved.is_some()
+    })
+    .await;
+    assert_eq!(moved.unwrap().offset, 0);
+    until("waiting for the older one", async || {
         waiting().starts_with("it was added to moved, and moved/0 is settled up to 0 of")
     })
     .await;
     assert_eq!(settled().await, [Some(0), None]);
     gate.0.add_permits(100);
     bus.publish(&event(3)).await.unwrap();
-    until("the last event", || gate.1.lock().unwrap().last() == Some(&3)).await;
+    until("the last event", async || gate.1.lock().unwrap().last() == Some(&3)).await;
     let seen = gate.1.lock().unwrap().clone();
     assert!(seen.is_sorted(), "{seen:?}");
     assert_eq!((seen[0], seen[seen.len() - 2]), (1, 2));

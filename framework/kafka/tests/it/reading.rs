@@ -45,9 +45,12 @@ async fn the_position_passes_the_marker_of_a_transaction() {
     // The controller has made them; the broker hears of it a little later.
     for name in ["t", "narrow"] {
         let name = TopicName::new(name).unwrap();
-        while log.describe_topic(&name).await.unwrap().is_none() {
-            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        }
+        let heard = async {
+            while log.describe_topic(&name).await.unwrap().is_none() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), heard).await.expect("the broker hears of it");
     }
     let partition = PartitionId { topic: topic.clone(), partition: 0 };
     let mut reader = log.cursor(&partition, Start::Earliest).await.unwrap();

@@ -83,8 +83,7 @@ fn effects(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
     let mut effects: Vec<_> = tables.effects.iter().collect();
     effects.sort_by_key(|effect| effect.seq);
     for effect in effects {
-        let subscription = rules.subscriptions.iter().find(|each| each.group == effect.group);
-        let of_records = subscription.is_some_and(|each| each.effects == Some(Once::Record));
+        let of_records = rules.once(effect.group) == Some(Once::Record);
         let twice = if of_records {
             (!places.insert((effect.group, effect.place))).then_some(effect.place)
         } else {

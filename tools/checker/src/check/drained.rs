@@ -9,7 +9,7 @@ use super::{
 use crate::{
     observation::Finished,
     report::Kind,
-    rules::{Once, Rules, Subscription},
+    rules::{Once, Rules},
 };
 
 pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
@@ -52,9 +52,7 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
         }
         let least = u64::try_from(cut.len()).unwrap_or(u64::MAX);
         // What waits for its transaction has begun, and no handler tells of it.
-        let database = |each: &Subscription| each.effects == Some(Once::Event);
-        let waits =
-            |group: &str| rules.subscriptions.iter().any(|each| database(each) && each.group == group);
+        let waits = |group: &str| rules.once(group) == Some(Once::Event);
         let most = if tables.assignments.iter().any(|each| each.by == process && waits(each.group)) {
             u64::MAX
         } else {

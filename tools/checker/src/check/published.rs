@@ -116,13 +116,10 @@ fn reported_gone(tables: &Tables<'_>, place: &Place) -> bool {
 /// The first copies of a key's events stand in the order of their numbers; staged ones in that of their effects.
 fn order(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
     // Those of records may have one id twice, and have an order of their own (`delivered`).
-    let of_records = |group: &str| {
-        rules.subscriptions.iter().any(|each| each.group == group && each.effects == Some(Once::Record))
-    };
     let staged: HashMap<&str, i64> = tables
         .effects
         .iter()
-        .filter(|effect| !of_records(effect.group))
+        .filter(|effect| rules.once(effect.group) != Some(Once::Record))
         .flat_map(|effect| effect.stages.iter().map(|id| (id.as_str(), effect.seq)))
         .collect();
     for (shard, records) in tables.records.iter().filter(|(shard, _)| rules.topics.contains(&shard.topic)) {
