@@ -147,7 +147,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 revoking: false,
                 closed: false,
                 settles: false,
-                fenced: false,
+                fenced: None,
             };
             if let Some(older) = self.partitions.insert(id, owned) {
                 older.wish(Wish::Lost);
@@ -160,7 +160,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             anew = tasks.iter().any(|(id, ..)| {
                 self.partitions.get(id).is_some_and(|owned| {
                     let grows = owned.progress.grows.load(Ordering::Acquire);
-                    owned.stored < 0 && !owned.fenced && !grows
+                    owned.stored < 0 && owned.fenced.is_none() && !grows
                 })
             });
             if anew {

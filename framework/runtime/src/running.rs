@@ -7,7 +7,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError,
+    LogError, LogErrorKind,
     effects::Claim,
     log::{Consumer, Offset, PartitionId, Signal},
 };
@@ -37,6 +37,10 @@ pub(super) const LAST_SETTLE: Duration = Duration::from_secs(1);
 
 /// How soon a last settle is tried again that was not stored.
 const SETTLE_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a partition may be fenced while the group gives it to this member: the word of its loss is longer on its way
+/// than a session.
+const CONTRADICTED: Duration = Duration::from_secs(10);
 
 /// What a drain keeps of its deadline for the last settle.
 const DRAIN_RESERVE: Duration = Duration::from_millis(200);
@@ -82,8 +86,8 @@ pub(crate) struct Owned {
     pub(super) closed: bool,
     /// Its task settles, in transactions with what handlers returned, and nobody else.
     pub(super) settles: bool,
-    /// Whether another owner has it: nothing of it is settled any more.
-    pub(super) fenced: bool,
+    /// Since when another owner has it: nothing of it is settled any more.
+    pub(super) fenced: Option<Instant>,
 }
 
 impl Owned {
@@ -95,7 +99,7 @@ impl Owned {
     /// Whether its task has ended and its settled offset is not stored.
     fn is_owing(&self) -> bool {
         self.closed
-            && !self.fenced
+            && self.fenced.is_none()
             && !self.settles
             && !self.progress.grows.load(Ordering::Acquire)
             && self.progress.settled.load(Ordering::Acquire) != self.stored
@@ -164,8 +168,28 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                         self.begin_round();
                     }
                     self.monitor.look(&self.shared, &self.partitions);
+                    self.contradicted()?;
                 }
             }
+        }
+    }
+
+    /// The group's word and the fence's do not agree for long: a process that had lost a partition woke and took it in the
+    /// database, and gave up. Nobody handles it then.
+    ///
+    /// # Errors
+    /// So it is: joining the group anew takes the partition up again.
+    fn contradicted(&self) -> Result<(), LogError> {
+        let long = |owned: &&Owned| owned.fenced.is_some_and(|since| since.elapsed() >= CONTRADICTED);
+        match self.partitions.iter().find(|(_, owned)| long(owned)) {
+            Some((id, owned)) if !aqueduct_core::planted("fenced-owner-waits") => {
+                let generation = owned.generation;
+                let message = format!(
+                    "{id} was fenced by a newer owner, and is given to this member under generation {generation} all the same"
+                );
+                Err(LogError::new(LogErrorKind::Unreachable, message))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -239,7 +263,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             return;
         };
         owned.closed = true;
-        owned.fenced |= matches!(closed, Closed::Fenced);
+        if matches!(closed, Closed::Fenced) {
+            owned.fenced.get_or_insert_with(Instant::now);
+        }
         let revoking = owned.revoking;
         match closed {
             Closed::Drained { unfinished } => {
@@ -291,7 +317,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             .partitions
             .iter()
             .filter(|(_, owned)| {
-                !owned.fenced && !owned.settles && !owned.progress.grows.load(Ordering::Acquire)
+                owned.fenced.is_none() && !owned.settles && !owned.progress.grows.load(Ordering::Acquire)
             })
             .map(|(id, owned)| (id, owned, owned.progress.settled.load(Ordering::Acquire)))
             .filter(|(_, owned, offset)| *offset != owned.stored)
@@ -332,7 +358,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 }
                 Stored::NotNow => {}
                 Stored::Fenced => {
-                    owned.fenced = true;
+                    owned.fenced.get_or_insert_with(Instant::now);
                     owned.wish(Wish::Lost);
                 }
             }

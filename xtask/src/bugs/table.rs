@@ -115,6 +115,8 @@ pub(super) const BUGS: &[Bug] = &[
     bug("hand-over-without-settle", "R2", "the next owner repeats what has ended", RUNTIME, HAND_OVER),
     bug("last-settle-once", "R2", "what ended is repeated where its last settle met a transaction", RUNTIME,
         &["drain::a_last_settle_is_tried_until_it_is_stored"]),
+    bug("fenced-owner-waits", "R4", "a partition that a sleeper took in the database stands", FACADE,
+        &["positions::who_was_fenced_by_a_sleeper_takes_its_partition_again"]),
     bug("writes-on-after-a-refusal", "R8", "what was refused is settled past, and lost", RUNTIME,
         &["exactly_once::what_is_refused_for_good_is_not_settled_past"]),
     bug("growth-not-waited", "R2", "a key that moved to an added partition overtakes what it left", RUNTIME,

@@ -116,6 +116,36 @@ async fn a_new_database_keeps_its_start_where_the_log_has_the_same_offset() {
     running.await.unwrap().unwrap();
 }
 
+/// P10, R4. A process that had lost the partition wakes, takes it in the database, and gives up. Red when who has it by the
+/// group's word waits for the next rebalance.
+#[tokio::test]
+async fn who_was_fenced_by_a_sleeper_takes_its_partition_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bank.db");
+    let (bus, database) = (aqueduct::connect("memory:").await.unwrap(), open(&path).await);
+    let subscription = Subscription::builder("bank").on(apply);
+    let app = App::builder("bank").log(&bus).database(&database).subscribe(subscription).build().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(app.run(stopped));
+    let applied = async |count| {
+        let applied = async {
+            while number(&database, "SELECT count(*) FROM applied").await < count {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), applied).await.expect("all were handled");
+    };
+    publish(&bus, 0..5).await;
+    applied(5).await;
+    let sleeper = aqueduct::rusqlite::Connection::open(&path).unwrap();
+    sleeper.execute("UPDATE aqueduct_position SET generation = generation + 1", []).unwrap();
+    publish(&bus, 5..10).await;
+    applied(10).await;
+    assert_eq!(number(&database, "SELECT count(*) FROM applied").await, 10);
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+}
+
 /// P4, P5. Red when what a handler returns is published beside its transaction: the commit may fail.
 #[tokio::test]
 async fn what_a_handler_returns_is_published_only_if_its_transaction_commits() {
