@@ -146,6 +146,11 @@ fn build(binaries: &BTreeSet<Binary>) -> anyhow::Result<BTreeMap<Binary, PathBuf
         command("cargo test --release --no-run --locked --message-format=json-render-diagnostics");
     // It is always among the packages: the feature is its.
     cargo.args(["--features", "aqueduct-core/planted", "--package", "aqueduct-core"]);
+    for folder in std::fs::read_dir(root().join("framework"))? {
+        // Built for this alone, and run for seconds.
+        let package = package(&folder?.file_name().to_string_lossy());
+        cargo.args(["--config", &format!("profile.release.package.{package}.opt-level=1")]);
+    }
     for folder in binaries.iter().map(Binary::folder) {
         cargo.args(["--package", &package(folder)]);
     }

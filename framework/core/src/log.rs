@@ -278,7 +278,7 @@ pub struct Settled {
 }
 
 /// A partition given to this consumer.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// The partition.
     pub partition: PartitionId,
@@ -307,7 +307,18 @@ pub trait Consumer: Send + Sync + fmt::Debug {
     /// The next signal. Dropping the future loses none.
     fn signal(&self) -> BoxFuture<'_, Result<Signal, LogError>>;
 
-    /// Starts reading assigned partitions, one reader each, in the order given.
+    /// Asks the group itself which of these assignments are still this member's, and gives those with where the group
+    /// stands in them now. What this process has heard is not enough: one that slept has lost partitions and does not know,
+    /// and would take them from their owner where something else than the group decides who writes, as a database does.
+    ///
+    /// Kafka's groups answer for the member, by taking once more what is settled; which partitions are its own is what the
+    /// process has heard. Of partitions in which nothing was ever settled they answer nothing: settling there asks.
+    ///
+    /// `Unreachable` where the group does not answer, `Held` while one of them is being settled: to be asked again.
+    fn confirm(&self, assignments: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Assignment>, LogError>>;
+
+    /// Starts reading assigned partitions, one reader each, in the order given. `StaleGeneration` where one is known to be not
+    /// this member's any more.
     fn assign(
         &self,
         starts: Vec<(Assignment, Start)>,

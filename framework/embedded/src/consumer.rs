@@ -123,6 +123,25 @@ impl Consumer for EmbeddedConsumer {
         })
     }
 
+    fn confirm(&self, assignments: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Assignment>, LogError>> {
+        Box::pin(async move {
+            self.membership.check()?;
+            let (shared, group) = (Arc::clone(&self.handle.shared), Arc::clone(&self.membership.group));
+            let member = self.membership.id();
+            let owned = self.handle.query(move |connection| {
+                let owned = membership::owned(connection, &group, member);
+                owned.map_err(|error| shared.error("cannot read what a member owns", error))
+            });
+            let owned = owned.await?.into_iter().map(|(one, _)| one);
+            let asked = |one: &Assignment| {
+                assignments
+                    .iter()
+                    .any(|asked| (&asked.partition, asked.generation) == (&one.partition, one.generation))
+            };
+            Ok(owned.filter(asked).collect())
+        })
+    }
+
     fn assign(
         &self,
         starts: Vec<(Assignment, Start)>,

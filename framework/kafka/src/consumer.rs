@@ -7,6 +7,7 @@ use aqueduct_core::{
     log::{Assignment, Consumer, GroupToken, PartitionId, PartitionReader, Settlement, Signal, Start},
 };
 use tokio::sync::{Mutex, mpsc};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     error::closed,
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// How long leaving is waited for: where no broker answers, the client ends by itself later.
-const LEAVE: Duration = Duration::from_secs(5);
+const LEAVE: Duration = Duration::from_secs(2);
 
 /// How long to wait before asking again for what could not be asked.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -35,6 +36,8 @@ struct Signals {
     hears: mpsc::UnboundedReceiver<Told>,
     /// Taken off and not given yet: a wait that is dropped loses none.
     next: Option<Told>,
+    /// The question where the group stands, under way: a wait that is dropped does not begin it anew.
+    asking: Option<AbortOnDropHandle<Result<Vec<Assignment>, LogError>>>,
 }
 
 impl fmt::Debug for KafkaConsumer {
@@ -45,7 +48,7 @@ impl fmt::Debug for KafkaConsumer {
 
 impl KafkaConsumer {
     pub(crate) fn new(member: Arc<Member>, hears: mpsc::UnboundedReceiver<Told>) -> Self {
-        Self { member, signals: Mutex::new(Signals { hears, next: None }) }
+        Self { member, signals: Mutex::new(Signals { hears, next: None, asking: None }) }
     }
 
     async fn next_signal(&self) -> Result<Signal, LogError> {
@@ -60,8 +63,15 @@ impl KafkaConsumer {
                     told = signals.hears.recv() => signals.next = told,
                 }
             }
-            if let Some(Told::Assigned(given)) = &signals.next {
-                let given = self.assignments(given).await?;
+            if let Signals { next: Some(Told::Assigned(given)), asking, .. } = &mut *signals {
+                let asked = asking.get_or_insert_with(|| {
+                    let asked = ask(Arc::clone(&self.member), given.clone());
+                    AbortOnDropHandle::new(tokio::spawn(asked))
+                });
+                let given = asked.await;
+                signals.asking = None;
+                // Ends early only with the runtime.
+                let given = given.unwrap_or_else(|_| Err(closed()))?;
                 signals.next = None;
                 if !given.is_empty() {
                     return Ok(Signal::Assigned(given));
@@ -76,30 +86,30 @@ impl KafkaConsumer {
             }
         }
     }
+}
 
-    /// What of it is still this member's, with where the group stands.
-    async fn assignments(&self, given: &[(PartitionId, i64)]) -> Result<Vec<Assignment>, LogError> {
-        loop {
-            let (member, given) = (Arc::clone(&self.member), given.to_vec());
-            let asked = self.member.shared.waiting(move |shared| assignments(shared, &member, given)).await;
-            match asked {
-                // The group's offsets must be known before anything is read: an outage is waited out.
-                Err(error) if error.kind() == LogErrorKind::Unreachable => {
-                    tracing::warn!(group = self.member.group, %error, "cannot ask where the group stands");
-                    tokio::select! {
-                        biased;
-                        () = self.member.shared.closed.cancelled() => return Err(closed()),
-                        () = self.member.leaving.cancelled() => self.member.check()?,
-                        () = tokio::time::sleep(AGAIN) => {}
-                    }
+/// What of it is still this member's, with where the group stands. An outage is waited out: nothing is read before that is
+/// known.
+async fn ask(member: Arc<Member>, given: Vec<(PartitionId, i64)>) -> Result<Vec<Assignment>, LogError> {
+    loop {
+        let (asking, about) = (Arc::clone(&member), given.clone());
+        let asked = member.shared.waiting(move |shared| assignments(shared, &asking, about)).await;
+        match asked {
+            Err(error) if matches!(error.kind(), LogErrorKind::Unreachable | LogErrorKind::Held) => {
+                tracing::warn!(group = member.group, %error, "cannot ask where the group stands");
+                tokio::select! {
+                    biased;
+                    () = member.shared.closed.cancelled() => return Err(closed()),
+                    () = member.leaving.cancelled() => member.check()?,
+                    () = tokio::time::sleep(AGAIN) => {}
                 }
-                asked => return asked,
             }
+            asked => return asked,
         }
     }
 }
 
-/// Asks where the group stands in partitions that were given. Waits.
+/// Asks where the group stands in partitions that were given, and whether they still are. Waits.
 fn assignments(
     shared: &Arc<Shared>,
     member: &Member,
@@ -109,6 +119,8 @@ fn assignments(
     if given.is_empty() {
         return Ok(Vec::new());
     }
+    // What is stored once more as a proof is what is there: nobody of this process stores beside it.
+    let _held = member.hold(given.iter().map(|(partition, _)| partition))?;
     let asked: Vec<_> =
         given.iter().map(|(partition, _)| (partition.topic.clone(), partition.partition)).collect();
     let settled = member.settled(&asked)?;
@@ -138,6 +150,15 @@ impl Drop for KafkaConsumer {
 impl Consumer for KafkaConsumer {
     fn signal(&self) -> BoxFuture<'_, Result<Signal, LogError>> {
         Box::pin(self.next_signal())
+    }
+
+    fn confirm(&self, assignments: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Assignment>, LogError>> {
+        let member = Arc::clone(&self.member);
+        Box::pin(self.member.shared.waiting(move |shared| {
+            member.check()?;
+            let given = assignments.into_iter().map(|one| (one.partition, one.generation)).collect();
+            self::assignments(shared, &member, given)
+        }))
     }
 
     fn assign(

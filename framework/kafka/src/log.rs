@@ -146,10 +146,13 @@ impl CommitLog for KafkaLog {
             self.0.closed.cancel();
             let members: Vec<_> =
                 lock(&self.0.members).drain(..).filter_map(|member| member.upgrade()).collect();
-            for member in &members {
+            // Who was told to leave before has been waited for.
+            let (_, stay): (Vec<_>, Vec<_>) =
+                members.iter().partition(|member| member.leaving.is_cancelled());
+            for member in &stay {
                 member.leaving.cancel();
             }
-            for member in &members {
+            for member in stay {
                 leave(member).await?;
             }
             let senders: Vec<_> =

@@ -19,6 +19,7 @@ use rdkafka::{
     topic_partition_list::TopicPartitionListElem,
     types::RDKafkaErrorCode as Code,
 };
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -94,14 +95,22 @@ impl Shared {
         if self.closed.is_cancelled() { Err(closed()) } else { Ok(()) }
     }
 
-    /// Runs what waits on a thread that may, unless the log is closed.
+    /// Runs what waits on a thread of its own, unless the log is closed. Not one of the runtime's: that waits for them when it
+    /// ends, and a broker that does not answer would hold up the process.
     pub(crate) async fn waiting<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce(&Arc<Self>) -> Result<T, LogError> + Send + 'static,
     ) -> Result<T, LogError> {
         self.check()?;
         let shared = Arc::clone(self);
-        tokio::task::spawn_blocking(move || work(&shared)).await.unwrap_or_else(|_| Err(closed()))
+        let (tell, told) = oneshot::channel();
+        // Whoever asked may be gone.
+        let run = move || drop(tell.send(work(&shared)));
+        let begun = std::thread::Builder::new().name("kafka-ask".to_owned()).spawn(run);
+        begun.map_err(|error| {
+            LogError::with_source(LogErrorKind::Unreachable, "a thread could not be started", error)
+        })?;
+        told.await.unwrap_or_else(|_| Err(closed()))
     }
 
     /// The name that a topic, group or transactional id has in the cluster.

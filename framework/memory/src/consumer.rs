@@ -106,6 +106,7 @@ impl Consumer for MemoryConsumer {
         Box::pin(async move {
             loop {
                 self.membership.process.consumer_turn().await?;
+                self.membership.process.hears().await;
                 let mut told = pin!(self.told.notified());
                 told.as_mut().enable();
                 if let Some(signal) = self.next_signal()? {
@@ -113,6 +114,30 @@ impl Consumer for MemoryConsumer {
                 }
                 told.await;
             }
+        })
+    }
+
+    fn confirm(&self, mut assignments: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Assignment>, LogError>> {
+        Box::pin(async move {
+            let Membership { shared, process, group, member } = &*self.membership;
+            process.consumer_turn().await?;
+            let state = shared.open()?;
+            let found = state.group(group)?;
+            found.check_client(*member)?;
+            let mut failed = None;
+            assignments.retain_mut(|one| {
+                one.settled = found.settled(&one.partition).cloned();
+                match found.check_owner(group, *member, &one.partition, one.generation) {
+                    Ok(()) => true,
+                    Err(error) => {
+                        failed = failed
+                            .take()
+                            .or((error.kind() != LogErrorKind::StaleGeneration).then_some(error));
+                        false
+                    }
+                }
+            });
+            failed.map_or(Ok(assignments), Err)
         })
     }
 
@@ -127,7 +152,7 @@ impl Consumer for MemoryConsumer {
             let mut readers: Vec<Box<dyn PartitionReader>> = Vec::with_capacity(starts.len());
             for (Assignment { partition, generation, .. }, start) in starts {
                 state.group(group)?.check_client(*member)?;
-                state.group(group)?.check_owner(group, *member, &partition, generation)?;
+                state.group(group)?.check_heard(group, *member, &partition, generation)?;
                 let membership = Some(Arc::clone(&self.membership));
                 let reader =
                     MemoryReader::open(shared, process, membership, &state.topics, &partition, start)?;

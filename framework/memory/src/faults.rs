@@ -164,6 +164,17 @@ impl Faults {
         process.process.silence();
     }
 
+    /// A program's consumers hear no signal, and all else goes on, until [`Faults::release_signals`]: the word of what they
+    /// have lost is late.
+    pub fn hold_signals(&self, process: &MemoryLog) {
+        process.process.deafen(true);
+    }
+
+    /// Ends [`Faults::hold_signals`].
+    pub fn release_signals(&self, process: &MemoryLog) {
+        process.process.deafen(false);
+    }
+
     /// Every member of `group` loses its partitions without being asked, as after a session that ran out; then they
     /// are assigned anew, under new generations.
     ///

@@ -21,6 +21,8 @@ struct Member {
     /// The program that it is of.
     process: u64,
     topics: BTreeSet<TopicName>,
+    /// What it has, as far as it has heard.
+    heard: BTreeMap<PartitionId, i64>,
     /// Its session ran out: it joins again once it has heard so.
     expired: bool,
     /// Its client is dead, and says this.
@@ -31,6 +33,23 @@ impl Member {
     fn tell(&mut self, signal: Signal) {
         self.signals.push_back(signal);
         self.told.notify_waiters();
+    }
+
+    fn hear(&mut self) -> Option<Signal> {
+        let signal = self.signals.pop_front()?;
+        match &signal {
+            Signal::Assigned(assignments) => {
+                let given = assignments.iter().map(|one| (one.partition.clone(), one.generation));
+                self.heard.extend(given);
+            }
+            Signal::Lost(partitions) => self.forget(partitions),
+            _ => {}
+        }
+        Some(signal)
+    }
+
+    fn forget(&mut self, partitions: &[PartitionId]) {
+        self.heard.retain(|partition, _| !partitions.contains(partition));
     }
 }
 
@@ -105,6 +124,9 @@ impl GroupState {
         partitions: &[PartitionId],
         topics: &Topics,
     ) -> Result<(), LogError> {
+        if let Some(member) = self.members.get_mut(&member) {
+            member.forget(partitions);
+        }
         let moves = self.group.revoked(member, partitions);
         self.carry_out(moves, topics)
     }
@@ -204,7 +226,7 @@ impl GroupState {
             let names = member.topics.clone();
             self.take_in(id, names, topics)?;
         }
-        Ok(self.members.get_mut(&id).and_then(|member| member.signals.pop_front()))
+        Ok(self.members.get_mut(&id).and_then(Member::hear))
     }
 
     pub(crate) fn settled(&self, partition: &PartitionId) -> Option<&Settled> {
@@ -232,6 +254,22 @@ impl GroupState {
             LogErrorKind::StaleGeneration,
             format!("group {group}, {partition}: generation {generation} is over, the newest is {current}"),
         ))
+    }
+
+    /// Whether `member` owns `partition` under `generation`, as far as it has heard.
+    pub(crate) fn check_heard(
+        &self,
+        group: &str,
+        member: MemberId,
+        partition: &PartitionId,
+        generation: i64,
+    ) -> Result<(), LogError> {
+        let heard = &self.members.get(&member).ok_or_else(|| left(group))?.heard;
+        if heard.get(partition) == Some(&generation) {
+            return Ok(());
+        }
+        let message = format!("group {group}, {partition}: this member has lost generation {generation}");
+        Err(LogError::new(LogErrorKind::StaleGeneration, message))
     }
 
     /// Whether `member` may store a settlement; changes nothing.

@@ -19,11 +19,13 @@ pub(crate) struct Process {
     life: Switch<Life>,
     /// Its consumers neither hear nor answer.
     silent: Switch<bool>,
+    /// Its consumers hear no signal.
+    deaf: Switch<bool>,
 }
 
 impl Process {
     pub(crate) fn new(number: u64) -> Self {
-        Self { number, life: Switch::new(Life::Runs), silent: Switch::new(false) }
+        Self { number, life: Switch::new(Life::Runs), silent: Switch::new(false), deaf: Switch::new(false) }
     }
 
     /// Waits while it is paused. `Closed`: it was killed.
@@ -43,6 +45,15 @@ impl Process {
             }
             self.silent.until(|silent| !silent).await;
         }
+    }
+
+    /// Waits while its consumers are told nothing.
+    pub(crate) async fn hears(&self) {
+        self.deaf.until(|deaf| !deaf).await;
+    }
+
+    pub(crate) fn deafen(&self, deaf: bool) {
+        self.deaf.change(|_| deaf);
     }
 
     pub(crate) fn is_paused(&self) -> bool {

@@ -80,6 +80,16 @@ impl Op {
     }
 }
 
+/// Opens the producer of a partition. A newer one takes the older one's place: that writes nothing any more.
+pub(crate) async fn fence(
+    log: &dyn CommitLog,
+    group: &str,
+    partition: &PartitionId,
+) -> Result<Box<dyn TransactionalProducer>, LogError> {
+    let PartitionId { topic, partition } = partition;
+    log.transactional_producer(&format!("aqueduct.aside.{group}.{topic}.{partition}")).await
+}
+
 /// Why nothing more can be written.
 #[derive(Debug)]
 pub(crate) enum Refused {
@@ -259,12 +269,7 @@ impl Writer {
     ) -> Result<&'a mut Box<dyn TransactionalProducer>, LogError> {
         Ok(match &mut open.producer {
             Some(producer) => producer,
-            none => {
-                // A newer owner's takes the older owner's place.
-                let PartitionId { topic, partition } = &self.partition;
-                let id = format!("aqueduct.aside.{}.{topic}.{partition}", self.group);
-                none.insert(self.log.transactional_producer(&id).await?)
-            }
+            none => none.insert(fence(&*self.log, &self.group, &self.partition).await?),
         })
     }
 

@@ -10,15 +10,26 @@ use aqueduct_core::{
     LogError, LogErrorKind, TopicName,
     log::{Assignment, Offset, PartitionId, Settled},
 };
-use tokio_util::sync::CancellationToken;
+use tokio::sync::watch;
 
-use crate::{delivery::Shared, noted::Noted, parking, policy::OnFailure, running::Running};
+use crate::{
+    claims::Taker,
+    delivery::Shared,
+    noted::Noted,
+    owned::Owned,
+    parking,
+    partition::{Closed, Wish},
+    policy::OnFailure,
+    progress::Progress,
+    running::Running,
+    status::PartitionStatus,
+};
 
 /// How often a partition that waits looks.
-pub(crate) const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(500);
 
 /// A topic, asked for once for all its partitions that are taken up.
-type Topics = HashMap<TopicName, (i32, Vec<Option<Settled>>)>;
+pub(crate) type Topics = HashMap<TopicName, (i32, Vec<Option<Settled>>)>;
 
 /// What was found out of a partition before it is taken up.
 #[derive(Debug, Clone)]
@@ -27,33 +38,15 @@ pub(crate) struct Found {
     pub(crate) noted: Noted,
     /// It was added, and is begun for the first time: so many partitions were there before.
     pub(crate) older: Option<i32>,
+    /// It need not wait for them any more.
+    pub(crate) grown: bool,
     /// It cannot be taken up.
     pub(crate) refused: Option<String>,
 }
 
-impl<S: Clone + Send + Sync + 'static> Running<S> {
-    /// Looks at a partition that was assigned; none where the subscription ends before the log answers.
-    pub(super) async fn find(
-        &self,
-        assignment: &Assignment,
-        topics: &mut Topics,
-        stop: &CancellationToken,
-    ) -> Result<Option<Found>, LogError> {
-        let mut failures = 0;
-        loop {
-            let error = match self.look(assignment, topics).await {
-                Ok(found) => return Ok(Some(found)),
-                Err(error) if error.kind() == LogErrorKind::Unreachable => error,
-                Err(error) => return Err(error),
-            };
-            failures += 1;
-            if !self.pause(&assignment.partition, &error.to_string(), failures, stop).await {
-                return Ok(None);
-            }
-        }
-    }
-
-    async fn look(&self, assignment: &Assignment, topics: &mut Topics) -> Result<Found, LogError> {
+impl<S: Send + Sync + 'static> Taker<S> {
+    /// Looks at a partition that was assigned.
+    pub(crate) async fn look(&self, assignment: &Assignment, topics: &mut Topics) -> Result<Found, LogError> {
         let Assignment { partition, topic_id, settled, .. } = assignment;
         let kept = settled.as_ref().and_then(|settled| Noted::read(&settled.metadata));
         if let Some(noted) = kept {
@@ -64,12 +57,12 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                     partition.topic, noted.topic_id
                 )
             });
-            return Ok(Found { noted: Noted { batch: None, ..noted }, older: None, refused });
+            return Ok(Found { noted: Noted { batch: None, ..noted }, older: None, grown: false, refused });
         }
         if !topics.contains_key(&partition.topic) {
             let log = self.shared.bus.log();
             let count = log.end_offsets(&partition.topic).await?.len();
-            let settled = log.settled_offsets(self.name(), &partition.topic).await?;
+            let settled = log.settled_offsets(&self.shared.subscription.name, &partition.topic).await?;
             topics.insert(partition.topic.clone(), (i32::try_from(count).unwrap_or(i32::MAX), settled));
         }
         let Some((count, others)) = topics.get(&partition.topic) else {
@@ -81,26 +74,84 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         let older = older.filter(|noted| noted.topic_id == *topic_id).map(|noted| noted.partitions);
         let older = older.filter(|count| *count <= partition.partition).max();
         let older = older.filter(|_| settled.is_none());
-        Ok(Found { noted, older, refused: None })
+        Ok(Found { noted, older, grown: false, refused: None })
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Running<S> {
+    /// Lets one that was added wait: nothing of it is taken in the database before.
+    pub(super) fn let_grow(&mut self, assignment: Assignment, found: Found, older: i32) {
+        let (id, generation) = (assignment.partition.clone(), assignment.generation);
+        let growing = Growing { partition: id.clone(), older, ends: None, prepared: false };
+        let (wish, wished) = watch::channel(Wish::Run);
+        let mut owned = Owned::new(assignment, Arc::new(Progress::new(0, true, &self.hurry)));
+        owned.found = Some(found);
+        owned.wish = wish;
+        owned.grows = true;
+        self.shared.board.lock().partitions.insert(id.clone(), PartitionStatus::default());
+        self.replace(owned);
+        let task = growing.run(Arc::clone(&self.shared), wished);
+        self.spawn(id, generation, task);
     }
 }
 
 /// A partition that was added and waits.
-pub(crate) struct Growing {
-    pub(crate) partition: PartitionId,
-    pub(crate) older: i32,
+struct Growing {
+    partition: PartitionId,
+    older: i32,
     /// Where the partitions ended when this one had its first record.
     ends: Option<Vec<Offset>>,
     prepared: bool,
 }
 
 impl Growing {
-    pub(crate) fn new(partition: PartitionId, older: i32) -> Self {
-        Self { partition, older, ends: None, prepared: false }
+    /// Waits. `Grown` in the end, unless something else is wished meanwhile.
+    async fn run<S: Send + Sync + 'static>(
+        mut self,
+        shared: Arc<Shared<S>>,
+        mut wished: watch::Receiver<Wish>,
+    ) -> Closed {
+        let partition = self.partition.clone();
+        let name = shared.subscription.name.clone();
+        let mut looked = false;
+        loop {
+            let waits = tokio::select! {
+                biased;
+                changed = wished.changed() => {
+                    let wished = if changed.is_ok() { *wished.borrow_and_update() } else { Wish::Lost };
+                    match wished {
+                        Wish::Run => continue,
+                        Wish::Drain(_) => return Closed::Drained { unfinished: 0 },
+                        Wish::Lost => return Closed::Fenced,
+                    }
+                }
+                waits = async {
+                    if looked {
+                        tokio::time::sleep(LOOK).await;
+                    }
+                    self.waits(&shared).await
+                } => waits,
+            };
+            looked = true;
+            let waiting = match waits {
+                Ok(None) => return Closed::Grown,
+                Ok(Some(waiting)) => waiting,
+                Err(error) if error.kind() == LogErrorKind::Unreachable => error.to_string(),
+                Err(error) => {
+                    return Closed::Stopped(format!("it was added and cannot begin: {error}"));
+                }
+            };
+            shared.board.partition(&partition, |status| {
+                if status.waiting.as_ref() != Some(&waiting) {
+                    tracing::info!(subscription = name, %partition, waiting, "an added partition waits");
+                    status.waiting = Some(waiting);
+                }
+            });
+        }
     }
 
     /// What it waits for, if it still does.
-    pub(crate) async fn waits<S: Send + Sync + 'static>(
+    async fn waits<S: Send + Sync + 'static>(
         &mut self,
         shared: &Arc<Shared<S>>,
     ) -> Result<Option<String>, LogError> {

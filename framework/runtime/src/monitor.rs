@@ -11,7 +11,7 @@ use tokio::{task::JoinSet, time::Instant};
 
 use crate::{
     delivery::Shared,
-    running::Owned,
+    owned::Owned,
     status::{PartitionStatus, Stall, StallKind},
 };
 
@@ -46,6 +46,8 @@ struct Watch {
     generation: i64,
     settled: (Offset, Instant),
     ended: (u64, Instant),
+    /// When it had begun, or when it was first seen.
+    begun: Instant,
     /// Where the stored settled offset stands, and since when all waits for it: more would be more to repeat than a window.
     stored: (Offset, Instant),
     /// Where the reader stands, and since when the log has more.
@@ -131,18 +133,22 @@ impl Monitor {
         let [done, stored] =
             [&owned.progress.ended, &owned.progress.stored].map(|offset| offset.load(Ordering::Relaxed));
         let fresh = || Watch {
-            generation: owned.generation,
+            generation: owned.generation(),
             settled: (partition.settled, now),
+            begun: now,
             ended: (partition.ended, now),
             stored: (stored, now),
             behind: None,
         };
         let watch = self.watches.entry(id.clone()).or_insert_with(fresh);
-        if watch.generation != owned.generation {
+        if watch.generation != owned.generation() {
             *watch = fresh();
         }
         if watch.settled.0 != partition.settled {
             watch.settled = (partition.settled, now);
+        }
+        if owned.progress.begun.load(Ordering::Relaxed) {
+            watch.begun = now;
         }
         // With nothing open there is nothing to end.
         if watch.ended.0 != partition.ended || partition.in_flight == 0 {
@@ -195,7 +201,9 @@ impl Monitor {
                     continue;
                 };
                 let read = owned.progress.read.load(Ordering::Relaxed);
-                lives &= read >= end || owned.progress.given.load(Ordering::Relaxed);
+                let reads =
+                    owned.progress.begun.load(Ordering::Relaxed) && !owned.grows && !owned.is_closed();
+                lives &= !reads || read >= end || owned.progress.given.load(Ordering::Relaxed);
                 let starves =
                     read < end && owned.progress.hungry.load(Ordering::Relaxed) && !owned.is_closed();
                 watch.behind = match watch.behind {
@@ -227,6 +235,10 @@ impl Watch {
     fn judge(&self, partition: &PartitionStatus, now: Instant) -> Option<(StallKind, Instant, String)> {
         if let Some(reason) = &partition.stopped {
             return Some((StallKind::Stopped, self.settled.1, reason.clone()));
+        }
+        if now - self.begun >= STALLED {
+            let reason = partition.waiting.clone().unwrap_or_else(|| "it is not taken up yet".to_owned());
+            return Some((StallKind::Outage, self.begun, reason));
         }
         if now - self.stored.1 >= STALLED {
             let (stored, since) = self.stored;

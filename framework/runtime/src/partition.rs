@@ -60,6 +60,8 @@ pub(crate) enum Closed {
     Fenced,
     /// It stopped itself.
     Stopped(String),
+    /// It was added, and need not wait any more.
+    Grown,
 }
 
 pub(crate) struct Partition<S> {

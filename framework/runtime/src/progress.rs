@@ -33,14 +33,36 @@ pub(crate) struct Progress {
     pub(crate) hungry: AtomicBool,
     /// The settled offset that the log and the database have.
     pub(crate) stored: AtomicI64,
+    /// Something of it is stored: until then nothing is handled.
+    pub(crate) begun: AtomicBool,
     /// The offset below which all has ended: beyond the settled one while what handlers returned is not stored.
     pub(crate) ended: AtomicI64,
-    /// It was added and waits for the older ones: nothing of it is settled.
-    pub(crate) grows: AtomicBool,
-    /// Told when `stored` moved.
+    /// Told when `stored` moved, or it has begun.
     pub(crate) moved: Notify,
     /// Told when so much has been settled since that it should be stored before its time.
     pub(crate) hurry: Arc<Notify>,
+}
+
+impl Progress {
+    pub(crate) fn new(start: Offset, begun: bool, hurry: &Arc<Notify>) -> Self {
+        Self {
+            settled: AtomicI64::new(start),
+            read: AtomicI64::new(start),
+            given: AtomicBool::new(false),
+            hungry: AtomicBool::new(false),
+            stored: AtomicI64::new(start),
+            begun: AtomicBool::new(begun),
+            ended: AtomicI64::new(start),
+            moved: Notify::new(),
+            hurry: Arc::clone(hurry),
+        }
+    }
+
+    /// It can be handled from now on.
+    pub(crate) fn begin(&self) {
+        self.begun.store(true, Ordering::Release);
+        self.moved.notify_one();
+    }
 }
 
 impl<S: Send + Sync + 'static> Partition<S> {

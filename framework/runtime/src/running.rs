@@ -7,24 +7,24 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError, LogErrorKind,
-    effects::Claim,
-    log::{Consumer, Offset, PartitionId, Signal},
+    LogError,
+    log::{Assignment, Consumer, PartitionId, Signal},
 };
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc},
     task::JoinSet,
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    claims::{Answered, Asked},
     delivery::Shared,
+    growth::Found,
     monitor::Monitor,
-    noted::Noted,
-    parking::control::{Asked, Open},
+    owned::Owned,
+    parking::control::{self, Open},
     partition::{Closed, Wish},
-    progress::Progress,
     settler::{self, Due, Stored},
     sync::Ordering,
 };
@@ -38,10 +38,6 @@ pub(super) const LAST_SETTLE: Duration = Duration::from_secs(1);
 /// How soon a last settle is tried again that was not stored.
 const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long a partition may be fenced while the group gives it to this member: the word of its loss is longer on its way
-/// than a session.
-const CONTRADICTED: Duration = Duration::from_secs(10);
-
 /// What a drain keeps of its deadline for the last settle.
 const DRAIN_RESERVE: Duration = Duration::from_millis(200);
 
@@ -53,6 +49,8 @@ pub(crate) struct Running<S> {
     pub(crate) consumer: Arc<dyn Consumer>,
     pub(crate) partitions: BTreeMap<PartitionId, Owned>,
     pub(crate) tasks: JoinSet<(PartitionId, i64, Closed)>,
+    /// Partitions that are being taken up.
+    pub(crate) takes: JoinSet<(Vec<Assignment>, Result<Answered, LogError>)>,
     /// The round of settling under way, if any. It is a task of its own, because it may wait for a handler that
     /// holds the database, and signals must not.
     pub(crate) rounds: JoinSet<Vec<(Due, Stored)>>,
@@ -70,53 +68,6 @@ pub(crate) struct Running<S> {
     pub(crate) unfinished: usize,
 }
 
-/// A partition in this process.
-pub(crate) struct Owned {
-    pub(crate) generation: i64,
-    pub(super) claim: Option<Claim>,
-    pub(super) noted: Noted,
-    pub(super) wish: watch::Sender<Wish>,
-    pub(crate) progress: Arc<Progress>,
-    pub(super) releases: mpsc::UnboundedSender<Asked>,
-    /// The settled offset that the log and the database have.
-    pub(super) stored: Offset,
-    /// Whether the group waits for it.
-    pub(super) revoking: bool,
-    /// Whether its task has ended.
-    pub(super) closed: bool,
-    /// Its task settles, in transactions with what handlers returned, and nobody else.
-    pub(super) settles: bool,
-    /// Since when another owner has it: nothing of it is settled any more.
-    pub(super) fenced: Option<Instant>,
-}
-
-impl Owned {
-    /// Whether its task has ended.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.closed
-    }
-
-    /// Whether its task has ended and its settled offset is not stored.
-    fn is_owing(&self) -> bool {
-        self.closed
-            && self.fenced.is_none()
-            && !self.settles
-            && !self.progress.grows.load(Ordering::Acquire)
-            && self.progress.settled.load(Ordering::Acquire) != self.stored
-    }
-
-    /// Tells the task, unless it is lost already.
-    pub(super) fn wish(&self, wish: Wish) {
-        self.wish.send_if_modified(|wished| {
-            let changes = *wished != Wish::Lost;
-            if changes {
-                *wished = wish;
-            }
-            changes
-        });
-    }
-}
-
 impl<S: Clone + Send + Sync + 'static> Running<S> {
     pub(super) fn name(&self) -> &str {
         &self.shared.subscription.name
@@ -126,7 +77,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
     pub(crate) async fn run(
         &mut self,
         stop: &CancellationToken,
-        asked: &mut mpsc::UnboundedReceiver<Asked>,
+        asked: &mut mpsc::UnboundedReceiver<control::Asked>,
     ) -> Result<(), LogError> {
         let mut tick = tokio::time::interval(SETTLE_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -135,8 +86,13 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                signal = consumer.signal() => self.on_signal(signal?, stop).await?,
-                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => self.on_closed(ended).await,
+                signal = consumer.signal() => self.on_signal(signal?).await,
+                Some(ended) = self.tasks.join_next(), if !self.tasks.is_empty() => {
+                    if let Some(grown) = self.on_closed(ended).await {
+                        self.take_up(vec![grown]);
+                    }
+                }
+                Some(taken) = self.takes.join_next(), if !self.takes.is_empty() => self.on_taken(taken).await?,
                 Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => {
                     self.on_stored(round);
                     if std::mem::take(&mut self.again) {
@@ -144,11 +100,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                     }
                 }
                 () = hurry.notified() => {
-                    if self.rounds.is_empty() {
-                        self.begin_round();
-                    } else {
-                        self.again = true;
-                    }
+                    self.settle_soon();
                 }
                 Some(asked) = asked.recv() => {
                     // Where it is not ours, its owner has been told as well.
@@ -168,28 +120,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                         self.begin_round();
                     }
                     self.monitor.look(&self.shared, &self.partitions);
-                    self.contradicted()?;
+                    self.take_again();
                 }
             }
-        }
-    }
-
-    /// The group's word and the fence's do not agree for long: a process that had lost a partition woke and took it in the
-    /// database, and gave up. Nobody handles it then.
-    ///
-    /// # Errors
-    /// So it is: joining the group anew takes the partition up again.
-    fn contradicted(&self) -> Result<(), LogError> {
-        let long = |owned: &&Owned| owned.fenced.is_some_and(|since| since.elapsed() >= CONTRADICTED);
-        match self.partitions.iter().find(|(_, owned)| long(owned)) {
-            Some((id, owned)) if !aqueduct_core::planted("fenced-owner-waits") => {
-                let generation = owned.generation;
-                let message = format!(
-                    "{id} was fenced by a newer owner, and is given to this member under generation {generation} all the same"
-                );
-                Err(LogError::new(LogErrorKind::Unreachable, message))
-            }
-            _ => Ok(()),
         }
     }
 
@@ -198,14 +131,18 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         // The last settle is part of it: the database may be busy.
         let over = Instant::now() + deadline;
         self.over = Some(over);
+        // Nothing of them has begun.
+        self.takes.abort_all();
         let reserve = LAST_SETTLE.min(deadline / 4).min(DRAIN_RESERVE);
         for owned in self.partitions.values() {
             owned.wish(Wish::Drain(deadline - reserve));
         }
         while let Some(ended) = self.tasks.join_next().await {
-            self.on_closed(ended).await;
+            // What need not wait any more is not begun.
+            drop(self.on_closed(ended).await);
         }
-        self.settle_now(LAST_SETTLE.min(over.saturating_duration_since(Instant::now()).max(reserve))).await;
+        // All that is left of the time: what is not stored comes again.
+        self.settle_now(over.saturating_duration_since(Instant::now()).max(reserve)).await;
     }
 
     /// Ends all at once: the client is dead, and with it the assignments.
@@ -214,14 +151,15 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             owned.wish(Wish::Lost);
         }
         self.rounds.abort_all();
+        self.takes.abort_all();
         while self.tasks.join_next().await.is_some() {}
         self.partitions.clear();
         self.shared.board.lock().partitions.clear();
     }
 
-    async fn on_signal(&mut self, signal: Signal, stop: &CancellationToken) -> Result<(), LogError> {
+    async fn on_signal(&mut self, signal: Signal) {
         match signal {
-            Signal::Assigned(assignments) => self.assign(assignments, stop).await?,
+            Signal::Assigned(assignments) => self.assign(assignments),
             Signal::Revoking(partitions) => {
                 tracing::info!(subscription = self.name(), ?partitions, "revoking");
                 for partition in partitions {
@@ -229,7 +167,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                         self.consumer.revoked(std::slice::from_ref(&partition));
                     }
                     match self.partitions.get_mut(&partition) {
-                        Some(owned) if !owned.closed => {
+                        Some(owned) if !owned.closed && !owned.taking => {
                             owned.revoking = true;
                             owned.wish(Wish::Drain(REVOKE_DEADLINE));
                         }
@@ -248,26 +186,36 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             }
             other => tracing::warn!(?other, "a signal that this version does not know"),
         }
-        Ok(())
     }
 
-    async fn on_closed(&mut self, ended: Result<(PartitionId, i64, Closed), tokio::task::JoinError>) {
+    /// Takes in that a partition's task has ended. Gives what can be taken up now.
+    async fn on_closed(
+        &mut self,
+        ended: Result<(PartitionId, i64, Closed), tokio::task::JoinError>,
+    ) -> Option<Asked> {
         let (id, generation, closed) = match ended {
             Ok(ended) => ended,
             Err(error) => {
                 tracing::error!(subscription = self.name(), %error, "a partition's task was aborted");
-                return;
+                return None;
             }
         };
-        let Some(owned) = self.partitions.get_mut(&id).filter(|owned| owned.generation == generation) else {
-            return;
-        };
+        let owned = self.partitions.get_mut(&id).filter(|owned| owned.generation() == generation)?;
         owned.closed = true;
         if matches!(closed, Closed::Fenced) {
-            owned.fenced.get_or_insert_with(Instant::now);
+            owned.fenced = true;
         }
         let revoking = owned.revoking;
+        let mut grown = None;
         match closed {
+            Closed::Grown if revoking => {}
+            Closed::Grown => {
+                let found = owned.found.clone().map(|found| Found { grown: true, ..found });
+                grown = Some(Asked { assignment: owned.assignment.clone(), found, stood: None });
+                owned.grows = false;
+                owned.closed = false;
+                owned.taking = true;
+            }
             Closed::Drained { unfinished } => {
                 self.unfinished += unfinished;
                 if unfinished > 0 {
@@ -288,6 +236,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         if revoking {
             self.hand_over(id).await;
         }
+        grown
     }
 
     /// How long a partition that is given back may wait for its last settle: not beyond a drain's deadline, and not each
@@ -311,22 +260,27 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         self.consumer.revoked(&[id]);
     }
 
+    /// Begins a round, now or when the one under way has ended.
+    pub(super) fn settle_soon(&mut self) {
+        if self.rounds.is_empty() {
+            self.begin_round();
+        } else {
+            self.again = true;
+        }
+    }
+
     /// Begins to store the settled offsets that have moved.
     fn begin_round(&mut self) {
         let round: Vec<_> = self
             .partitions
             .iter()
-            .filter(|(_, owned)| {
-                owned.fenced.is_none() && !owned.settles && !owned.progress.grows.load(Ordering::Acquire)
-            })
-            .map(|(id, owned)| (id, owned, owned.progress.settled.load(Ordering::Acquire)))
-            .filter(|(_, owned, offset)| *offset != owned.stored)
-            .map(|(id, owned, offset)| Due {
-                partition: id.clone(),
-                generation: owned.generation,
-                claim: owned.claim,
-                offset,
-                noted: owned.noted,
+            .filter(|(_, owned)| owned.settled_by_rounds())
+            .filter_map(|(id, owned)| {
+                let offset = owned.progress.settled.load(Ordering::Acquire);
+                let noted = owned.found.as_ref()?.noted;
+                let begun = owned.progress.begun.load(Ordering::Acquire);
+                let (partition, generation, claim) = (id.clone(), owned.generation(), owned.claim);
+                (offset != owned.stored).then_some(Due { partition, generation, claim, offset, noted, begun })
             })
             .collect();
         if !round.is_empty() {
@@ -344,21 +298,36 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 return;
             }
         };
+        let settles_itself = self.shared.subscription.settles_itself();
         for (due, stored) in round {
+            // Not of an earlier claim: a partition may have been taken again meanwhile.
+            let owned = self.partitions.get_mut(&due.partition);
             let Some(owned) =
-                self.partitions.get_mut(&due.partition).filter(|owned| owned.generation == due.generation)
+                owned.filter(|owned| (owned.generation(), owned.claim) == (due.generation, due.claim))
             else {
                 continue;
             };
             match stored {
                 Stored::Yes => {
                     owned.stored = due.offset;
+                    owned.settles = settles_itself;
+                    if !due.begun {
+                        self.shared.board.partition(&due.partition, |status| status.waiting = None);
+                        owned.progress.begin();
+                    }
                     owned.progress.stored.store(due.offset, Ordering::Release);
                     owned.progress.moved.notify_one();
                 }
-                Stored::NotNow => {}
+                Stored::NotNow(reason) => {
+                    if !due.begun {
+                        let waiting = format!("where it begins is not stored yet: {reason}");
+                        self.shared.board.partition(&due.partition, |status| status.waiting = Some(waiting));
+                    }
+                }
+                // Its reader knows better what is wrong with it.
+                Stored::Refused => owned.progress.begin(),
                 Stored::Fenced => {
-                    owned.fenced.get_or_insert_with(Instant::now);
+                    owned.fenced = true;
                     owned.wish(Wish::Lost);
                 }
             }

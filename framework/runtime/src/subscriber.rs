@@ -151,6 +151,7 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
                 consumer,
                 partitions: BTreeMap::new(),
                 tasks: JoinSet::new(),
+                takes: JoinSet::new(),
                 rounds: JoinSet::new(),
                 hurry: Arc::new(Notify::new()),
                 again: false,

@@ -160,6 +160,10 @@ impl Consumer for Member {
         self.inner.signal()
     }
 
+    fn confirm(&self, assignments: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Assignment>, LogError>> {
+        self.inner.confirm(assignments)
+    }
+
     fn assign(
         &self,
         starts: Vec<(Assignment, Start)>,

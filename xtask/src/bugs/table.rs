@@ -117,6 +117,8 @@ pub(super) const BUGS: &[Bug] = &[
         &["drain::a_last_settle_is_tried_until_it_is_stored"]),
     bug("fenced-owner-waits", "R4", "a partition that a sleeper took in the database stands", FACADE,
         &["positions::who_was_fenced_by_a_sleeper_takes_its_partition_again"]),
+    bug("taken-without-asking", "R7", "a woken process has the newest claim, and writes", FACADE,
+        &["positions::a_sleeper_that_takes_what_it_has_lost_writes_nothing"]),
     bug("writes-on-after-a-refusal", "R8", "what was refused is settled past, and lost", RUNTIME,
         &["exactly_once::what_is_refused_for_good_is_not_settled_past"]),
     bug("growth-not-waited", "R2", "a key that moved to an added partition overtakes what it left", RUNTIME,

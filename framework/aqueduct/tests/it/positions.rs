@@ -1,8 +1,12 @@
 //! R4: a subscription with a database keeps its position there, and what it publishes is part of its transactions.
 
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
-use aqueduct::prelude::*;
+use aqueduct::{
+    core::log::{CommitLog, Signal},
+    memory::MemoryLog,
+    prelude::*,
+};
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "bank.Deposited", topic = "deposits", key = account)]
@@ -142,6 +146,71 @@ async fn who_was_fenced_by_a_sleeper_takes_its_partition_again() {
     publish(&bus, 5..10).await;
     applied(10).await;
     assert_eq!(number(&database, "SELECT count(*) FROM applied").await, 10);
+    stop.send(()).unwrap();
+    running.await.unwrap().unwrap();
+}
+
+/// P4, R7. A process sleeps after it was assigned its partition and before it takes it in the database; another has it when it
+/// wakes. Red when the group is not asked once more after the take: the sleeper's claim is the newest, and it writes.
+#[tokio::test]
+async fn a_sleeper_that_takes_what_it_has_lost_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bank.db");
+    let log = MemoryLog::new(1);
+    let bus = Bus::open(Arc::new(log.clone()), aqueduct::system_environment()).await.unwrap();
+    let database = open(&path).await;
+    publish(&bus, 0..5).await;
+    run_until(&bus, &database, 5).await;
+    publish(&bus, 5..10).await;
+    let taken = number(&database, "SELECT sum(generation) FROM aqueduct_position").await;
+    // What keeps it: the database's only place to write.
+    let sleeps = aqueduct::rusqlite::Connection::open(&path).unwrap();
+    sleeps.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let app = App::builder("bank")
+        .log(&bus)
+        .database(&database)
+        .subscribe(Subscription::builder("bank").on(apply))
+        .build()
+        .unwrap();
+    let status = app.status();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let running = tokio::spawn(app.run(stopped));
+    let until = async |what: &str, is: &dyn Fn() -> bool| {
+        let waited = async {
+            while !is() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), waited).await.expect(what);
+    };
+    until("it is given its partition", &|| status.subscriptions()[0].partitions.len() == 1).await;
+    // It loses the partition, and the word of it is late.
+    let faults = log.faults();
+    faults.hold_signals(&log);
+    let topic = aqueduct::TopicName::new("deposits").unwrap();
+    let other = log.process().consumer("bank", std::slice::from_ref(&topic)).await.unwrap();
+    faults.expire(&log);
+    let Signal::Assigned(given) = other.signal().await.unwrap() else { panic!("it is given the partition") };
+    assert_eq!(given.len(), 1);
+    sleeps.execute_batch("COMMIT").unwrap();
+    let took = async {
+        while number(&database, "SELECT sum(generation) FROM aqueduct_position").await == taken {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), took).await.expect("the sleeper took it");
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(number(&database, "SELECT count(*) FROM applied").await, 5);
+    assert_eq!(other.confirm(given.clone()).await.unwrap(), given);
+    // It joins anew, and gets what the other leaves.
+    faults.release_signals(&log);
+    other.close().await.unwrap();
+    let applied = async {
+        while number(&database, "SELECT count(*) FROM applied").await < 10 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), applied).await.expect("all were handled");
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
 }

@@ -69,8 +69,8 @@ impl Member {
     }
 
     /// Stores once more what was settled in partitions that were given: the group's broker takes it from a member alone. A
-    /// process that slept through the loss of what it was given has not heard of it yet, and would take the partitions from
-    /// who has them now, in its database. Waits.
+    /// process that slept through the loss of what it was given has not heard of it yet. Nothing is proved where nothing was
+    /// ever settled. Waits.
     pub(crate) fn prove(
         &self,
         given: &[(PartitionId, i64)],
@@ -196,11 +196,15 @@ impl Member {
 
     /// Takes the one place to store a partition's offset; none where it is not free by then.
     pub(crate) fn store(&self, partition: &PartitionId, until: Option<Instant>) -> Option<Storing<'_>> {
-        let mut storing = lock(&self.storing);
         let mut partition = partition.clone();
         if aqueduct_core::planted("kafka-one-turn-for-all") {
             partition.partition = 0;
         }
+        self.place(partition, until)
+    }
+
+    fn place(&self, partition: PartitionId, until: Option<Instant>) -> Option<Storing<'_>> {
+        let mut storing = lock(&self.storing);
         while !storing.insert(partition.clone()) {
             let left = until.map_or(BUSY, |until| until.saturating_duration_since(Instant::now()));
             if left.is_zero() {
@@ -212,8 +216,22 @@ impl Member {
         Some(Storing { member: self, partition })
     }
 
+    /// Takes the places to store the offsets of several partitions.
+    ///
+    /// # Errors
+    /// `Held`: a transaction of this process is settling one of them.
+    pub(crate) fn hold<'a>(
+        &self,
+        partitions: impl Iterator<Item = &'a PartitionId>,
+    ) -> Result<Vec<Storing<'_>>, LogError> {
+        let until = Instant::now() + BUSY;
+        partitions
+            .map(|partition| self.place(partition.clone(), Some(until)).ok_or_else(|| self.busy(partition)))
+            .collect()
+    }
+
     fn busy(&self, partition: &PartitionId) -> LogError {
-        let message = format!("a transaction of group {} is settling {partition}", self.group);
+        let message = format!("{partition} of group {} is being settled already", self.group);
         LogError::new(LogErrorKind::Held, message)
     }
 

@@ -132,7 +132,25 @@ async fn partitions_are_given_with_a_proof_of_membership() {
     wire.heal();
     let given = assigned(&member).await;
     assert_eq!(given[0].settled.as_ref().map(|settled| settled.offset), Some(1));
-    assert_eq!(place.settled(&direct).await, [Some(1), None]);
+    // A proof changes nothing, and stands for where the group is by then.
+    settle(&member, &given[0], 2).await.unwrap();
+    let ours = member.confirm(given.clone()).await.unwrap();
+    let at = |one: &Assignment| one.settled.as_ref().map(|settled| settled.offset);
+    assert_eq!(ours.iter().map(at).collect::<Vec<_>>(), [Some(2), None]);
+    assert_eq!(place.settled(&direct).await, [Some(2), None]);
+    // Asked after it has slept, it cannot bring one.
+    wire.fail(Api::OffsetCommit, 1_000, UNKNOWN_MEMBER_ID);
+    let until = tokio::time::Instant::now() + LONG;
+    let ours = loop {
+        match member.confirm(given.clone()).await {
+            Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                assert!(tokio::time::Instant::now() < until, "{error}");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            answer => break answer.unwrap(),
+        }
+    };
+    assert_eq!(ours, []);
 }
 
 async fn commit(

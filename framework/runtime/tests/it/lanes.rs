@@ -46,12 +46,13 @@ async fn no_more_than_a_window_is_above_the_stored_settled_offset() {
         Ok(())
     }
     let bench = Bench::new(1).await;
-    let events: Vec<_> = (0..100).map(|number| step("a", number)).collect();
-    bench.bus.publish_all(&events).await.unwrap();
     let seen = Seen::default();
+    let running = bench.run(Subscription::builder("steps").on(note).window(10), seen.clone());
+    bench.begun().await;
     // Nothing can be stored.
     bench.log.faults().fail_next_settles(1_000_000, LogErrorKind::Unreachable);
-    let running = bench.run(Subscription::builder("steps").on(note).window(10), seen.clone());
+    let events: Vec<_> = (0..100).map(|number| step("a", number)).collect();
+    bench.bus.publish_all(&events).await.unwrap();
     until(|| seen.all().len() >= 10).await;
     tokio::time::sleep(Duration::from_secs(60)).await;
     assert_eq!((seen.all().len(), bench.settled().await), (10, 0));

@@ -107,13 +107,14 @@ async fn an_outage_is_seen_explained_and_over() {
             "handler" => ("fails", Retry::exponential().attempts(2)),
             _ => ("refused", Retry::exponential().attempts(2)),
         };
+        let running = bench.run(Subscription::builder("steps").on(handle).retry(retry), shop.clone());
+        bench.begun().await;
         if outage == "settles" {
             // Settling is retried for ever, and what ends goes on ending: no stall, and nothing is lost.
             faults.fail_next_settles(usize::MAX, LogErrorKind::Unreachable);
         } else {
             faults.fail_next_transactions(1_000_000, LogErrorKind::Unreachable);
         }
-        let running = bench.run(Subscription::builder("steps").on(handle).retry(retry), shop.clone());
         bench.bus.publish(&step(key, 1)).await.unwrap();
         if outage == "settles" {
             running.ended(1).await;
@@ -142,8 +143,9 @@ async fn a_window_that_no_settled_offset_empties_is_an_outage() {
     let bench = Bench::new(1).await;
     let shop = Shop::default();
     let faults = bench.log.faults();
-    faults.fail_next_settles(usize::MAX, LogErrorKind::Unreachable);
     let running = bench.run(subscription().window(4), shop.clone());
+    bench.begun().await;
+    faults.fail_next_settles(usize::MAX, LogErrorKind::Unreachable);
     for number in 0..8 {
         bench.bus.publish(&step("ok", number)).await.unwrap();
     }
@@ -158,6 +160,28 @@ async fn a_window_that_no_settled_offset_empties_is_an_outage() {
     running.ended(8).await;
     seen_within(Duration::from_secs(5), || running.status().ready()).await;
     running.end().await;
+}
+
+/// P3, P10. A new group in an outage of what stores its beginning handles nothing, and says so. Red when `judge` does not look
+/// at it, or it is handled before: a kill would then begin later, or what it skips would expire unnoticed.
+#[tokio::test(start_paused = true)]
+async fn a_beginning_that_cannot_be_stored_is_an_outage() {
+    let bench = Bench::new(1).await;
+    let faults = bench.log.faults();
+    faults.fail_next_settles(usize::MAX, LogErrorKind::Unreachable);
+    bench.bus.publish(&step("ok", 0)).await.unwrap();
+    let running = bench.run(subscription(), Shop::default());
+    seen_within(SEEN, || kinds(&running.status()) == [StallKind::Outage]).await;
+    let status = running.status();
+    assert!(!status.ready());
+    let reason = &status.partitions.values().next().unwrap().stall.as_ref().unwrap().reason;
+    assert!(reason.starts_with("where it begins is not stored yet: "), "{reason}");
+    assert_eq!(status.ended, 0);
+    faults.fail_next_settles(0, LogErrorKind::Unreachable);
+    running.ended(1).await;
+    seen_within(Duration::from_secs(5), || running.status().ready()).await;
+    running.end().await;
+    assert_eq!(bench.settled().await, 1);
 }
 
 /// A log that answers no question at all. Red when the question for the ends has no time-out, or silence counts from its

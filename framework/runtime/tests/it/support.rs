@@ -9,7 +9,7 @@ use std::{
 use aqueduct_core::{
     Environment, Event, Headers, NewRecord, Record, Timestamp, TopicName,
     environment::{Clock, Random, SystemClock},
-    log::{CommitLog, Offset, PartitionId, Settlement, Signal, Start},
+    log::{CommitLog, Offset, PartitionId, Settled, Settlement, Signal, Start},
 };
 use aqueduct_derive::Event;
 use aqueduct_memory::MemoryLog;
@@ -117,6 +117,16 @@ impl Bench {
             .flatten()
             .map(|settled| settled.offset)
             .sum()
+    }
+
+    /// Waits until group `steps` has begun: it is stored where.
+    pub(crate) async fn begun(&self) {
+        let topic = TopicName::new(Stepped::INFO.topic).unwrap();
+        let kept = |settled: Vec<Option<Settled>>| settled.iter().all(Option::is_some);
+        // Not even the topic is there at first.
+        while !self.log.settled_offsets("steps", &topic).await.is_ok_and(kept) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
     }
 
     /// Settles partition 0 of the steps as another program would.

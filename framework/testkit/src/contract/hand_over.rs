@@ -3,7 +3,7 @@
 use std::pin::pin;
 
 use aqueduct_core::{
-    LogErrorKind,
+    LogErrorKind, NewRecord,
     log::{Signal, Start},
 };
 
@@ -84,6 +84,41 @@ pub async fn a_stale_generation_settles_nothing(log: Log) {
     // wrong member under the newest.
     assert_kind(settle(&second, moved, 0).await, LogErrorKind::StaleGeneration);
     assert_kind(settle(&first, &new, 0).await, LogErrorKind::StaleGeneration);
+}
+
+/// R7. Red when a member is told that it still has what it gave back or what another was given, or not where the group stands
+/// now.
+pub async fn what_was_lost_is_not_confirmed(log: Log) {
+    make_topic(&log, "t", 2).await;
+    append(
+        &log,
+        (0..2).map(|partition| NewRecord { partition: Some(partition), ..plain("t", "") }).collect(),
+    )
+    .await;
+    let first = join(&log, "g", &["t"]).await;
+    let old = assigned(&first, 2).await;
+    for one in &old {
+        settle(&first, one, 0).await.unwrap();
+    }
+    let confirmed = within("confirming", first.confirm(old.clone())).await.unwrap();
+    assert_eq!(confirmed.iter().map(begins).collect::<Vec<_>>(), [Some(0), Some(0)]);
+    let second = join(&log, "g", &["t"]).await;
+    let asked = revoking(&first, 1).await;
+    let (moved, kept) = if asked[0] == old[0].partition { (&old[0], &old[1]) } else { (&old[1], &old[0]) };
+    settle(&first, kept, 1).await.unwrap();
+    first.revoked(&asked);
+    let new = assigned(&second, 1).await.remove(0);
+    let confirmed = within("confirming", first.confirm(old.clone())).await.unwrap();
+    assert_eq!(
+        confirmed.iter().map(|one| (&one.partition, begins(one))).collect::<Vec<_>>(),
+        [(&kept.partition, Some(1))]
+    );
+    // Nor under another generation, or what is another's.
+    let others = vec![moved.clone(), kept.clone()];
+    assert_eq!(within("confirming", second.confirm(others)).await.unwrap(), []);
+    assert_eq!(within("confirming", second.confirm(vec![new.clone()])).await.unwrap(), [new]);
+    within("leaving", first.close()).await.unwrap();
+    assert_kind(within("confirming", first.confirm(vec![kept.clone()])).await, LogErrorKind::Closed);
 }
 
 /// P9. Red when a partition is given before its owner has answered, or to two.

@@ -23,7 +23,7 @@ pub use group::{
 };
 pub use hand_over::{
     a_dropped_signal_wait_loses_nothing, a_leaver_is_taken_over, a_stale_generation_settles_nothing,
-    members_share_partitions,
+    members_share_partitions, what_was_lost_is_not_confirmed,
 };
 pub use read::{
     a_dropped_read_loses_nothing, cursors_start_where_asked, end_offsets_are_after_the_last,
@@ -84,6 +84,7 @@ macro_rules! contract_tests {
             a_leaver_is_taken_over,
             a_stale_generation_settles_nothing,
             members_share_partitions,
+            what_was_lost_is_not_confirmed,
             a_broken_transaction_writes_nothing,
             a_newer_producer_fences_the_older,
             a_stale_generation_commits_nothing,

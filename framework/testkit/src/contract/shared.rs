@@ -114,6 +114,8 @@ pub async fn a_stale_generation_elsewhere_settles_nothing([here, there]: [Log; 2
     assert_kind(settle(&second, kept, 0).await, LogErrorKind::StaleGeneration);
     let assigning = first.assign(vec![(moved.clone(), Start::Earliest)]);
     assert_kind(within("assigning", assigning).await, LogErrorKind::StaleGeneration);
+    let confirmed = within("confirming", first.confirm(old.clone())).await.unwrap();
+    assert_eq!(confirmed, std::slice::from_ref(kept));
     assert_eq!(settled(&there, "g", "t").await, [None, None]);
     settle(&second, &new, 0).await.unwrap();
     settle(&first, kept, 0).await.unwrap();

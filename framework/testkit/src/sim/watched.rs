@@ -134,6 +134,10 @@ impl Consumer for WatchedConsumer {
         })
     }
 
+    fn confirm(&self, assignments: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Assignment>, LogError>> {
+        self.consumer.confirm(assignments)
+    }
+
     fn assign(
         &self,
         starts: Vec<(Assignment, Start)>,

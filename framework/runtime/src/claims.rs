@@ -1,0 +1,285 @@
+//! Who has a partition: the group's word, and a database's, which takes it from nobody but who has an older claim.
+//!
+//! The group decides, and a process that slept has not heard of it; the database goes by who came last. So a claim is good
+//! only where the group has confirmed it afterwards: whoever owns the partition next takes it after that. A sleeper that is told
+//! no has a claim that is newer than the owner's; the owner, which is fenced by it, asks the group and takes the partition
+//! again.
+//!
+//! All of it waits, for a database that a handler holds or for a group without a coordinator, so it is a task of its own: the
+//! subscription hears signals meanwhile.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use aqueduct_core::{
+    LogError, LogErrorKind,
+    effects::{Claim, Effects, Scope, Taken},
+    log::{Assignment, Consumer, Offset, PartitionId, Start},
+};
+use tokio::time::Instant;
+
+use crate::{
+    delivery::Shared,
+    growth::{Found, Topics},
+    owned::Owned,
+    partition::Wish,
+    progress::Progress,
+    running::Running,
+    status::PartitionStatus,
+    sync::Ordering,
+};
+
+/// How long to wait before the group or the database is asked again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A partition to be taken up.
+#[derive(Debug, Clone)]
+pub(crate) struct Asked {
+    pub(crate) assignment: Assignment,
+    /// What was found of it, if it has been looked at.
+    pub(crate) found: Option<Found>,
+    /// It is taken again, and stood here.
+    pub(crate) stood: Option<Offset>,
+}
+
+/// A partition that was taken up.
+pub(crate) struct Taking {
+    pub(crate) assignment: Assignment,
+    pub(crate) found: Found,
+    pub(crate) claim: Option<Claim>,
+    pub(crate) ended: Vec<Offset>,
+    pub(crate) start: Start,
+    /// The settled offset that log and database both have.
+    pub(crate) kept: Option<Offset>,
+    /// Something is settled in both.
+    pub(crate) begun: bool,
+}
+
+/// What became of partitions that were to be taken up. Of what is in neither the group says that it is another's.
+#[derive(Default)]
+pub(crate) struct Answered {
+    pub(crate) taken: Vec<Taking>,
+    /// Those that were added, and wait first.
+    pub(crate) added: Vec<(Assignment, Found, i32)>,
+}
+
+/// Takes partitions up.
+pub(crate) struct Taker<S> {
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) consumer: Arc<dyn Consumer>,
+}
+
+impl<S: Send + Sync + 'static> Taker<S> {
+    /// Looks at them, takes them in the database, and asks the group whether they are still this member's.
+    ///
+    /// # Errors
+    /// What waiting does not mend.
+    pub(crate) async fn take_up(self, asked: Vec<Asked>) -> Result<Answered, LogError> {
+        let (mut answered, mut topics) = (Answered::default(), HashMap::new());
+        let again = asked.iter().any(|one| one.stood.is_some());
+        // Before it is taken from anybody.
+        let asked = if again { self.confirmed(asked).await? } else { asked };
+        for Asked { assignment, found, stood } in asked {
+            let found = match found {
+                Some(found) => found,
+                None => self.find(&assignment, &mut topics).await?,
+            };
+            match found.older {
+                Some(older) if !found.grown => answered.added.push((assignment, found, older)),
+                _ => answered.taken.push(self.take(assignment, found, stood).await),
+            }
+        }
+        if self.shared.effects.is_some() && !aqueduct_core::planted("taken-without-asking") {
+            let ours =
+                self.confirm(answered.taken.iter().map(|one| one.assignment.clone()).collect()).await?;
+            answered.taken.retain(|one| is_among(&one.assignment, &ours));
+        }
+        Ok(answered)
+    }
+
+    /// Those that the group still gives to this member, with where it stands now.
+    async fn confirmed(&self, mut asked: Vec<Asked>) -> Result<Vec<Asked>, LogError> {
+        let ours = self.confirm(asked.iter().map(|one| one.assignment.clone()).collect()).await?;
+        asked.retain_mut(|one| {
+            let newest = ours.iter().find(|ours| same(ours, &one.assignment));
+            newest.map(|newest| one.assignment = newest.clone()).is_some()
+        });
+        Ok(asked)
+    }
+
+    async fn confirm(&self, assignments: Vec<Assignment>) -> Result<Vec<Assignment>, LogError> {
+        let Some(first) = assignments.first().map(|one| one.partition.clone()) else { return Ok(Vec::new()) };
+        loop {
+            match self.consumer.confirm(assignments.clone()).await {
+                Err(error) if matches!(error.kind(), LogErrorKind::Unreachable | LogErrorKind::Held) => {
+                    self.pause(&first, &error.to_string()).await;
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Takes a partition in the database, waiting for one that does not answer.
+    async fn take(&self, assignment: Assignment, found: Found, stood: Option<Offset>) -> Taking {
+        let in_log = assignment.settled.as_ref().map(|settled| settled.offset);
+        let (mut settled, mut claim, mut ended) = (in_log, None, Vec::new());
+        if let Some(effects) = &self.shared.effects {
+            let taken = self.claim(&**effects, &assignment).await;
+            // The database decides: what the log has only serves lag tools.
+            if !aqueduct_core::planted("log-decides-where-reading-starts") {
+                settled = taken.settled;
+            }
+            claim = Some(taken.claim);
+            ended = taken.ended;
+        }
+        let new = match stood {
+            Some(stood) => Start::Offset(stood),
+            // Nobody could have handled what came before it was noticed.
+            None if found.older.is_some() => Start::Earliest,
+            None => self.shared.subscription.start,
+        };
+        Taking {
+            start: settled.map_or(new, Start::Offset),
+            // What log and database both have is not stored once more.
+            kept: settled.filter(|_| settled == in_log),
+            begun: settled.is_some() && in_log.is_some(),
+            assignment,
+            found,
+            claim,
+            ended,
+        }
+    }
+
+    async fn claim(&self, effects: &dyn Effects, assignment: &Assignment) -> Taken {
+        let scope = Scope {
+            subscription: self.shared.subscription.name.clone(),
+            topic_id: assignment.topic_id,
+            partition: assignment.partition.clone(),
+        };
+        loop {
+            match effects.take(&scope).await {
+                Ok(taken) => return taken,
+                Err(error) => self.pause(&scope.partition, &error.to_string()).await,
+            }
+        }
+    }
+
+    /// Says why it waits, and waits before a partition is asked for again.
+    pub(crate) async fn pause(&self, partition: &PartitionId, error: &str) {
+        let subscription = self.shared.subscription.name.as_str();
+        tracing::warn!(subscription, %partition, error, "cannot take the partition yet");
+        self.shared.board.partition(partition, |status| {
+            status.waiting = Some(format!("it cannot be taken yet: {error}"));
+        });
+        tokio::time::sleep(AGAIN).await;
+    }
+
+    async fn find(&self, assignment: &Assignment, topics: &mut Topics) -> Result<Found, LogError> {
+        loop {
+            match self.look(assignment, topics).await {
+                Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                    self.pause(&assignment.partition, &error.to_string()).await;
+                }
+                found => return found,
+            }
+        }
+    }
+}
+
+impl<S: Clone + Send + Sync + 'static> Running<S> {
+    /// Begins to take up what was assigned.
+    pub(super) fn assign(&mut self, assignments: Vec<Assignment>) {
+        for assignment in &assignments {
+            let id = assignment.partition.clone();
+            let mut owned = Owned::new(assignment.clone(), Arc::new(Progress::new(0, false, &self.hurry)));
+            owned.taking = true;
+            self.shared.board.lock().partitions.insert(id, PartitionStatus::default());
+            self.replace(owned);
+        }
+        let asked = assignments.into_iter().map(|assignment| Asked { assignment, found: None, stood: None });
+        self.take_up(asked.collect());
+    }
+
+    /// Begins to take partitions up that are its own already.
+    pub(super) fn take_up(&mut self, asked: Vec<Asked>) {
+        let about: Vec<_> = asked.iter().map(|one| one.assignment.clone()).collect();
+        let taker = Taker { shared: Arc::clone(&self.shared), consumer: Arc::clone(&self.consumer) };
+        self.takes.spawn(async move { (about, taker.take_up(asked).await) });
+    }
+
+    /// Takes in what became of them.
+    ///
+    /// # Errors
+    /// The client is dead, or worse.
+    pub(super) async fn on_taken(
+        &mut self,
+        taken: Result<(Vec<Assignment>, Result<Answered, LogError>), tokio::task::JoinError>,
+    ) -> Result<(), LogError> {
+        let (about, answered) = taken.map_err(|error| {
+            LogError::with_source(LogErrorKind::Unreachable, "taking partitions up", error)
+        })?;
+        let mut answered = answered?;
+        // It may have been lost, or asked for, meanwhile.
+        let waits = |running: &Self, one: &Assignment| {
+            let owned = running.partitions.get(&one.partition);
+            owned.is_some_and(|owned| owned.taking && same(&owned.assignment, one))
+        };
+        answered.taken.retain(|one| waits(self, &one.assignment));
+        answered.added.retain(|(one, ..)| waits(self, one));
+        for (assignment, found, older) in answered.added {
+            self.let_grow(assignment, found, older);
+        }
+        self.begin(answered.taken).await?;
+        for assignment in about {
+            if waits(self, &assignment)
+                && let Some(owned) = self.partitions.get_mut(&assignment.partition)
+            {
+                // Another's, says the group, whose word of it is on its way. It gives no generation twice, so it is not asked again.
+                owned.taking = false;
+                owned.closed = true;
+                owned.gone = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Partitions that were fenced while the group gives them to this member: a process that had lost them woke and took
+    /// them in the database, and was told by the group that they are not its own. Where the group says that they are ours
+    /// they are taken again.
+    pub(super) fn take_again(&mut self) {
+        let mut asked = Vec::new();
+        for owned in self.partitions.values_mut().filter(|owned| owned.is_contradicted()) {
+            if aqueduct_core::planted("fenced-owner-waits") {
+                return;
+            }
+            owned.taking = true;
+            owned.again = Some(Instant::now());
+            tracing::warn!(subscription = self.shared.subscription.name, partition = %owned.assignment.partition, "fenced, and the group has not said so: it is asked, and the partition taken again");
+            let stood = owned.progress.settled.load(Ordering::Acquire);
+            asked.push(Asked { assignment: owned.assignment.clone(), found: None, stood: Some(stood) });
+        }
+        if !asked.is_empty() {
+            self.take_up(asked);
+        }
+    }
+
+    /// Puts a partition in the place of what was known of it.
+    pub(super) fn replace(&mut self, mut owned: Owned) {
+        let id = owned.assignment.partition.clone();
+        if let Some(older) = self.partitions.remove(&id) {
+            older.wish(Wish::Lost);
+            if older.generation() == owned.generation() {
+                owned.again = owned.again.or(older.again);
+            }
+        }
+        self.partitions.insert(id, owned);
+    }
+}
+
+/// Whether they are of one partition under one generation.
+pub(crate) fn same(one: &Assignment, other: &Assignment) -> bool {
+    (&one.partition, one.generation) == (&other.partition, other.generation)
+}
+
+fn is_among(assignment: &Assignment, those: &[Assignment]) -> bool {
+    those.iter().any(|one| same(one, assignment))
+}
