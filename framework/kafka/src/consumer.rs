@@ -63,12 +63,24 @@ impl KafkaConsumer {
                     told = signals.hears.recv() => signals.next = told,
                 }
             }
-            if let Signals { next: Some(Told::Assigned(given)), asking, .. } = &mut *signals {
+            if let Signals { hears, next: Some(Told::Assigned(given)), asking } = &mut *signals {
                 let asked = asking.get_or_insert_with(|| {
                     let asked = ask(Arc::clone(&self.member), given.clone());
                     AbortOnDropHandle::new(tokio::spawn(asked))
                 });
-                let given = asked.await;
+                let later = !aqueduct_core::planted("kafka-signals-wait-in-line");
+                let given = tokio::select! {
+                    biased;
+                    asked = asked => asked,
+                    // The group may wait for the answer to it, and answer nothing meanwhile.
+                    Some(told) = hears.recv(), if later => {
+                        *asking = None;
+                        if let Some(signal) = self.overtake(given, told)? {
+                            return Ok(signal);
+                        }
+                        continue;
+                    }
+                };
                 signals.asking = None;
                 // Ends early only with the runtime.
                 let given = given.unwrap_or_else(|_| Err(closed()))?;
@@ -85,6 +97,33 @@ impl KafkaConsumer {
                 Some(Told::Assigned(_)) | None => {}
             }
         }
+    }
+
+    /// What comes while it is asked where the group stands in partitions that were given and not told yet: of those nobody is
+    /// told.
+    fn overtake(&self, given: &mut Vec<(PartitionId, i64)>, told: Told) -> Result<Option<Signal>, LogError> {
+        let mut take_out = |partitions: Vec<PartitionId>| {
+            let untold = |partition: &PartitionId| given.iter().any(|(given, _)| given == partition);
+            let (untold, known): (Vec<_>, Vec<_>) = partitions.into_iter().partition(untold);
+            given.retain(|(partition, _)| !untold.contains(partition));
+            (untold, known)
+        };
+        Ok(match told {
+            Told::Assigned(more) => {
+                given.extend(more);
+                None
+            }
+            Told::Revoking(partitions) => {
+                let (untold, known) = take_out(partitions);
+                self.member.revoked(&untold);
+                (!known.is_empty()).then_some(Signal::Revoking(known))
+            }
+            Told::Lost(partitions) => {
+                let (_, known) = take_out(partitions);
+                (!known.is_empty()).then_some(Signal::Lost(known))
+            }
+            Told::Failed(error) => return Err(error),
+        })
     }
 }
 

@@ -15,6 +15,7 @@ use aqueduct_core::{
 use tokio::{
     sync::{Notify, mpsc},
     task::JoinSet,
+    time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -32,6 +33,9 @@ use crate::{
 
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(1);
+
+/// So long also where a drain's time is over.
+const LEAVE_LATE: Duration = Duration::from_millis(100);
 
 /// A subscription ready to run.
 pub struct Subscriber<S> {
@@ -167,7 +171,10 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
                 result => {
                     running.drain(deadline).await;
                     // Leaving is a courtesy: a client that hangs must not hold the drain up.
-                    let closed = tokio::time::timeout(LEAVE, running.consumer.close()).await;
+                    let left =
+                        running.over.map_or(LEAVE, |over| over.saturating_duration_since(Instant::now()));
+                    let limit = LEAVE.min(left.max(LEAVE_LATE));
+                    let closed = tokio::time::timeout(limit, running.consumer.close()).await;
                     let closed = closed.unwrap_or_else(|_| {
                         tracing::warn!(subscription = name, "the log did not let it leave its group in time");
                         Ok(())

@@ -47,6 +47,8 @@ pub(super) const KAFKA_BUGS: &[Bug] = &[
         &["contract::a_stale_generation_settles_nothing"]),
     bug("kafka-given-without-proof", "R7", "a woken process takes partitions up that it has lost", KAFKA,
         &["answers::partitions_are_given_with_a_proof_of_membership"]),
+    bug("kafka-signals-wait-in-line", "P9", "a member and its group wait for each other for ever", KAFKA,
+        &["answers::what_was_not_told_yet_is_given_back"]),
     bug("kafka-proves-nothing", "R8", "a zombie's transaction settles", KAFKA,
         &["answers::a_zombie_that_has_heard_of_nothing_settles_and_commits_nothing"]),
     bug("kafka-reads-what-was-rolled-back", "R8", "records of a transaction that was rolled back are given", KAFKA, MARKERS),

@@ -153,6 +153,35 @@ async fn partitions_are_given_with_a_proof_of_membership() {
     assert_eq!(ours, []);
 }
 
+/// P9. What a member was given is asked back before it can be told where the group stands. Red when the question that nobody
+/// answers is waited for first: the group waits for the member, and the member for the group.
+#[tokio::test]
+async fn what_was_not_told_yet_is_given_back() {
+    let place = Place::new().await;
+    let direct = place.log(&cluster::url(), "").await;
+    let (member, given) = place.join(&direct).await;
+    for one in &given {
+        settle(&member, one, 1).await.unwrap();
+    }
+    member.close().await.unwrap();
+    let wire = Wire::new();
+    let log = place.log(&wire.url(), "").await;
+    wire.fail(Api::OffsetCommit, 1_000, REBALANCE_IN_PROGRESS);
+    let member = log.consumer("g", std::slice::from_ref(&place.topic)).await.unwrap();
+    let hears = Arc::clone(&member);
+    let heard = tokio::spawn(async move { signal(&hears).await });
+    while wire.met() == 0 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let other = direct.consumer("g", std::slice::from_ref(&place.topic)).await.unwrap();
+    let Signal::Assigned(others) = signal(&other).await else { panic!("it is given its share") };
+    assert_eq!(others.len(), 1);
+    wire.heal();
+    let Signal::Assigned(kept) = heard.await.unwrap() else { panic!("it is told of the rest alone") };
+    assert_eq!(kept.len(), 1);
+    assert_ne!(kept[0].partition, others[0].partition);
+}
+
 async fn commit(
     log: &Log,
     records: Vec<NewRecord>,
