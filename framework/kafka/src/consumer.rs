@@ -37,7 +37,12 @@ struct Signals {
     /// Taken off and not given yet: a wait that is dropped loses none.
     next: Option<Told>,
     /// The question where the group stands, under way: a wait that is dropped does not begin it anew.
-    asking: Option<AbortOnDropHandle<Result<Vec<Assignment>, LogError>>>,
+    asking: Option<Asking>,
+}
+
+struct Asking {
+    about: Vec<(PartitionId, i64)>,
+    answer: AbortOnDropHandle<Result<Vec<Assignment>, LogError>>,
 }
 
 impl fmt::Debug for KafkaConsumer {
@@ -64,29 +69,34 @@ impl KafkaConsumer {
                 }
             }
             if let Signals { hears, next: Some(Told::Assigned(given)), asking } = &mut *signals {
-                let asked = asking.get_or_insert_with(|| {
+                let Asking { about, answer } = asking.get_or_insert_with(|| {
                     let asked = ask(Arc::clone(&self.member), given.clone());
-                    AbortOnDropHandle::new(tokio::spawn(asked))
+                    Asking { about: given.clone(), answer: AbortOnDropHandle::new(tokio::spawn(asked)) }
                 });
                 let later = !aqueduct_core::planted("kafka-signals-wait-in-line");
-                let given = tokio::select! {
+                let answer = tokio::select! {
                     biased;
-                    asked = asked => asked,
+                    answer = answer => answer,
                     // The group may wait for the answer to it, and answer nothing meanwhile.
-                    Some(told) = hears.recv(), if later => {
-                        *asking = None;
-                        if let Some(signal) = self.overtake(given, told)? {
-                            return Ok(signal);
-                        }
-                        continue;
-                    }
+                    Some(told) = hears.recv(), if later => match self.overtake(given, told)? {
+                        Some(signal) => return Ok(signal),
+                        None => continue,
+                    },
                 };
-                signals.asking = None;
                 // Ends early only with the runtime.
-                let given = given.unwrap_or_else(|_| Err(closed()))?;
-                signals.next = None;
-                if !given.is_empty() {
-                    return Ok(Signal::Assigned(given));
+                let mut answer = answer.unwrap_or_else(|_| Err(closed()))?;
+                answer.retain(|one| {
+                    given.iter().any(|(id, generation)| (id, *generation) == (&one.partition, one.generation))
+                });
+                // What came meanwhile is asked about next.
+                given.retain(|one| !about.contains(one));
+                let done = given.is_empty();
+                signals.asking = None;
+                if done {
+                    signals.next = None;
+                }
+                if !answer.is_empty() {
+                    return Ok(Signal::Assigned(answer));
                 }
                 continue;
             }
@@ -115,7 +125,7 @@ impl KafkaConsumer {
             }
             Told::Revoking(partitions) => {
                 let (untold, known) = take_out(partitions);
-                self.member.revoked(&untold);
+                self.member.give_back(&untold);
                 (!known.is_empty()).then_some(Signal::Revoking(known))
             }
             Told::Lost(partitions) => {
@@ -160,6 +170,10 @@ fn assignments(
     }
     // What is stored once more as a proof is what is there: nobody of this process stores beside it.
     let _held = member.hold(given.iter().map(|(partition, _)| partition))?;
+    given.retain(|(partition, generation)| member.owns(partition, *generation));
+    if given.is_empty() {
+        return Ok(Vec::new());
+    }
     let asked: Vec<_> =
         given.iter().map(|(partition, _)| (partition.topic.clone(), partition.partition)).collect();
     let settled = member.settled(&asked)?;
@@ -220,7 +234,7 @@ impl Consumer for KafkaConsumer {
     }
 
     fn revoked(&self, partitions: &[PartitionId]) {
-        self.member.revoked(partitions);
+        self.member.give_back(partitions);
     }
 
     fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Vec<Result<(), LogError>>> {

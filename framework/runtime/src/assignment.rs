@@ -207,7 +207,13 @@ impl<S: Send + Sync + 'static> Task<S> {
                     Err(error) => error,
                 },
             };
-            if error.kind() != LogErrorKind::Unreachable {
+            let later = LogErrorKind::Unreachable == error.kind()
+                || self.again
+                    && matches!(
+                        error.kind(),
+                        LogErrorKind::UnknownOutcome | LogErrorKind::Held | LogErrorKind::Fenced
+                    );
+            if !later {
                 return Closed::Stopped(format!("its parked records cannot be read: {error}"));
             }
             failures += 1;

@@ -15,7 +15,7 @@ use aqueduct_core::{
     effects::{Claim, Effects, Scope, Taken},
     log::{Assignment, Consumer, Offset, PartitionId, Start},
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use crate::{
     delivery::Shared,
@@ -32,13 +32,26 @@ use crate::{
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// A partition to be taken up.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Asked {
     pub(crate) assignment: Assignment,
     /// What was found of it, if it has been looked at.
     pub(crate) found: Option<Found>,
     /// It is taken again, and stood here.
     pub(crate) stood: Option<Offset>,
+    /// Another wish than to run, or none any more: it is not wanted.
+    wish: watch::Receiver<Wish>,
+}
+
+impl Asked {
+    pub(crate) fn new(owned: &Owned, found: Option<Found>, stood: Option<Offset>) -> Self {
+        Self { assignment: owned.assignment.clone(), found, stood, wish: owned.wish.subscribe() }
+    }
+
+    /// It was lost or given back: it is taken from nobody any more.
+    fn is_over(&self) -> bool {
+        self.wish.has_changed().is_err() || *self.wish.borrow() != Wish::Run
+    }
 }
 
 /// A partition that was taken up.
@@ -78,19 +91,19 @@ impl<S: Send + Sync + 'static> Taker<S> {
         let again = asked.iter().any(|one| one.stood.is_some());
         // Before it is taken from anybody.
         let asked = if again { self.confirmed(asked).await? } else { asked };
-        for Asked { assignment, found, stood } in asked {
-            let found = match found {
-                Some(found) => found,
-                None => self.find(&assignment, &mut topics).await?,
-            };
+        let mut claimed = Vec::with_capacity(asked.len());
+        for mut one in asked {
+            let Some(found) = self.find(&one, &mut topics).await? else { continue };
             match found.older {
-                Some(older) if !found.grown => answered.added.push((assignment, found, older)),
-                _ => answered.taken.push(self.take(assignment, found, stood).await),
+                Some(older) if !found.grown => answered.added.push((one.assignment, found, older)),
+                _ => {
+                    answered.taken.extend(self.take(&mut one, found).await);
+                    claimed.push(one);
+                }
             }
         }
         if self.shared.effects.is_some() && !aqueduct_core::planted("taken-without-asking") {
-            let ours =
-                self.confirm(answered.taken.iter().map(|one| one.assignment.clone()).collect()).await?;
+            let ours = self.confirm(&claimed).await?;
             answered.taken.retain(|one| is_among(&one.assignment, &ours));
         }
         Ok(answered)
@@ -98,7 +111,7 @@ impl<S: Send + Sync + 'static> Taker<S> {
 
     /// Those that the group still gives to this member, with where it stands now.
     async fn confirmed(&self, mut asked: Vec<Asked>) -> Result<Vec<Asked>, LogError> {
-        let ours = self.confirm(asked.iter().map(|one| one.assignment.clone()).collect()).await?;
+        let ours = self.confirm(&asked).await?;
         asked.retain_mut(|one| {
             let newest = ours.iter().find(|ours| same(ours, &one.assignment));
             newest.map(|newest| one.assignment = newest.clone()).is_some()
@@ -106,10 +119,14 @@ impl<S: Send + Sync + 'static> Taker<S> {
         Ok(asked)
     }
 
-    async fn confirm(&self, assignments: Vec<Assignment>) -> Result<Vec<Assignment>, LogError> {
-        let Some(first) = assignments.first().map(|one| one.partition.clone()) else { return Ok(Vec::new()) };
+    async fn confirm(&self, asked: &[Asked]) -> Result<Vec<Assignment>, LogError> {
         loop {
-            match self.consumer.confirm(assignments.clone()).await {
+            let wanted = asked.iter().filter(|one| !one.is_over());
+            let assignments: Vec<_> = wanted.map(|one| one.assignment.clone()).collect();
+            let Some(first) = assignments.first().map(|one| one.partition.clone()) else {
+                return Ok(Vec::new());
+            };
+            match self.consumer.confirm(assignments).await {
                 Err(error) if matches!(error.kind(), LogErrorKind::Unreachable | LogErrorKind::Held) => {
                     self.pause(&first, &error.to_string()).await;
                 }
@@ -118,12 +135,13 @@ impl<S: Send + Sync + 'static> Taker<S> {
         }
     }
 
-    /// Takes a partition in the database, waiting for one that does not answer.
-    async fn take(&self, assignment: Assignment, found: Found, stood: Option<Offset>) -> Taking {
+    /// Takes a partition in the database, waiting for one that does not answer. None where it is not wanted any more.
+    async fn take(&self, asked: &mut Asked, found: Found) -> Option<Taking> {
+        let (assignment, stood) = (asked.assignment.clone(), asked.stood);
         let in_log = assignment.settled.as_ref().map(|settled| settled.offset);
         let (mut settled, mut claim, mut ended) = (in_log, None, Vec::new());
         if let Some(effects) = &self.shared.effects {
-            let taken = self.claim(&**effects, &assignment).await;
+            let taken = self.claim(&**effects, asked).await?;
             // The database decides: what the log has only serves lag tools.
             if !aqueduct_core::planted("log-decides-where-reading-starts") {
                 settled = taken.settled;
@@ -137,7 +155,7 @@ impl<S: Send + Sync + 'static> Taker<S> {
             None if found.older.is_some() => Start::Earliest,
             None => self.shared.subscription.start,
         };
-        Taking {
+        Some(Taking {
             start: settled.map_or(new, Start::Offset),
             // What log and database both have is not stored once more.
             kept: settled.filter(|_| settled == in_log),
@@ -146,18 +164,25 @@ impl<S: Send + Sync + 'static> Taker<S> {
             found,
             claim,
             ended,
-        }
+        })
     }
 
-    async fn claim(&self, effects: &dyn Effects, assignment: &Assignment) -> Taken {
+    async fn claim(&self, effects: &dyn Effects, asked: &mut Asked) -> Option<Taken> {
+        let assignment = &asked.assignment;
         let scope = Scope {
             subscription: self.shared.subscription.name.clone(),
             topic_id: assignment.topic_id,
             partition: assignment.partition.clone(),
         };
         loop {
-            match effects.take(&scope).await {
-                Ok(taken) => return taken,
+            let taken = tokio::select! {
+                biased;
+                // An error: nobody wishes anything any more.
+                _ = asked.wish.wait_for(|wish| *wish != Wish::Run) => return None,
+                taken = effects.take(&scope) => taken,
+            };
+            match taken {
+                Ok(taken) => return Some(taken),
                 Err(error) => self.pause(&scope.partition, &error.to_string()).await,
             }
         }
@@ -173,30 +198,38 @@ impl<S: Send + Sync + 'static> Taker<S> {
         tokio::time::sleep(AGAIN).await;
     }
 
-    async fn find(&self, assignment: &Assignment, topics: &mut Topics) -> Result<Found, LogError> {
-        loop {
-            match self.look(assignment, topics).await {
+    /// What is to be known of a partition before. None where it is not wanted any more.
+    async fn find(&self, asked: &Asked, topics: &mut Topics) -> Result<Option<Found>, LogError> {
+        while !asked.is_over() {
+            let found = match &asked.found {
+                Some(found) => Ok(found.clone()),
+                None => self.look(&asked.assignment, topics).await,
+            };
+            match found {
                 Err(error) if error.kind() == LogErrorKind::Unreachable => {
-                    self.pause(&assignment.partition, &error.to_string()).await;
+                    self.pause(&asked.assignment.partition, &error.to_string()).await;
                 }
-                found => return found,
+                found => return found.map(Some),
             }
         }
+        Ok(None)
     }
 }
 
 impl<S: Clone + Send + Sync + 'static> Running<S> {
     /// Begins to take up what was assigned.
     pub(super) fn assign(&mut self, assignments: Vec<Assignment>) {
-        for assignment in &assignments {
-            let id = assignment.partition.clone();
-            let mut owned = Owned::new(assignment.clone(), Arc::new(Progress::new(0, false, &self.hurry)));
+        let mut asked = Vec::with_capacity(assignments.len());
+        for assignment in assignments {
+            let settled = assignment.settled.as_ref().map_or(0, |settled| settled.offset);
+            let status = PartitionStatus { settled, ..PartitionStatus::default() };
+            self.shared.board.lock().partitions.insert(assignment.partition.clone(), status);
+            let mut owned = Owned::new(assignment, Arc::new(Progress::new(settled, false, &self.hurry)));
             owned.taking = true;
-            self.shared.board.lock().partitions.insert(id, PartitionStatus::default());
+            asked.push(Asked::new(&owned, None, None));
             self.replace(owned);
         }
-        let asked = assignments.into_iter().map(|assignment| Asked { assignment, found: None, stood: None });
-        self.take_up(asked.collect());
+        self.take_up(asked);
     }
 
     /// Begins to take partitions up that are its own already.
@@ -255,7 +288,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             owned.again = Some(Instant::now());
             tracing::warn!(subscription = self.shared.subscription.name, partition = %owned.assignment.partition, "fenced, and the group has not said so: it is asked, and the partition taken again");
             let stood = owned.progress.settled.load(Ordering::Acquire);
-            asked.push(Asked { assignment: owned.assignment.clone(), found: None, stood: Some(stood) });
+            owned.wish = watch::channel(Wish::Run).0;
+            asked.push(Asked::new(owned, None, Some(stood)));
         }
         if !asked.is_empty() {
             self.take_up(asked);

@@ -201,8 +201,10 @@ impl Monitor {
                     continue;
                 };
                 let read = owned.progress.read.load(Ordering::Relaxed);
-                let reads =
-                    owned.progress.begun.load(Ordering::Relaxed) && !owned.grows && !owned.is_closed();
+                let reads = owned.progress.begun.load(Ordering::Relaxed)
+                    && !owned.grows
+                    && !owned.taking
+                    && !owned.is_closed();
                 lives &= !reads || read >= end || owned.progress.given.load(Ordering::Relaxed);
                 let starves =
                     read < end && owned.progress.hungry.load(Ordering::Relaxed) && !owned.is_closed();

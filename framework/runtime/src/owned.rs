@@ -38,6 +38,8 @@ pub(crate) struct Owned {
     pub(super) grows: bool,
     /// Its task settles, in transactions with what handlers returned, and nobody else.
     pub(super) settles: bool,
+    /// The log has no such offset: what reads it says why.
+    pub(super) refused: bool,
     /// Another owner has it: nothing of it is settled any more.
     pub(super) fenced: bool,
     /// The group has said that it is not this member's.
@@ -63,6 +65,7 @@ impl Owned {
             taking: false,
             grows: false,
             settles: false,
+            refused: false,
             fenced: false,
             gone: false,
             again: None,
@@ -94,7 +97,7 @@ impl Owned {
     /// Whether its task has ended and its settled offset is not stored.
     pub(super) fn is_owing(&self) -> bool {
         let settled = self.progress.settled.load(Ordering::Acquire);
-        self.closed && self.settled_by_rounds() && settled != self.stored
+        self.closed && self.settled_by_rounds() && settled != self.stored && !self.refused
     }
 
     /// Tells the task, unless it is lost already.

@@ -25,6 +25,7 @@ use crate::{
     owned::Owned,
     parking::control::{self, Open},
     partition::{Closed, Wish},
+    progress::Progress,
     settler::{self, Due, Stored},
     sync::Ordering,
 };
@@ -211,7 +212,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             Closed::Grown if revoking => {}
             Closed::Grown => {
                 let found = owned.found.clone().map(|found| Found { grown: true, ..found });
-                grown = Some(Asked { assignment: owned.assignment.clone(), found, stood: None });
+                grown = Some(Asked::new(owned, found, None));
+                owned.progress = Arc::new(Progress::new(0, false, &self.hurry));
                 owned.grows = false;
                 owned.closed = false;
                 owned.taking = true;
@@ -325,7 +327,10 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                     }
                 }
                 // Its reader knows better what is wrong with it.
-                Stored::Refused => owned.progress.begin(),
+                Stored::Refused => {
+                    owned.refused = true;
+                    owned.progress.begin();
+                }
                 Stored::Fenced => {
                     owned.fenced = true;
                     owned.wish(Wish::Lost);

@@ -28,7 +28,7 @@ pub(crate) enum Stored {
     Yes,
     /// Not now, and why; the next round tries again.
     NotNow(String),
-    /// Not now, and it is no outage.
+    /// There is no such offset in the log.
     Refused,
     /// The partition has a newer owner.
     Fenced,
@@ -94,10 +94,8 @@ async fn settle(consumer: &dyn Consumer, round: Vec<Due>) -> Vec<(Due, Stored)> 
             Err(error) => {
                 tracing::warn!(partition = %due.partition, %error, "cannot settle, trying again");
                 match error.kind() {
-                    LogErrorKind::Unreachable | LogErrorKind::UnknownOutcome => {
-                        Stored::NotNow(error.to_string())
-                    }
-                    _ => Stored::Refused,
+                    LogErrorKind::OffsetOutOfRange { .. } => Stored::Refused,
+                    _ => Stored::NotNow(error.to_string()),
                 }
             }
         };

@@ -77,7 +77,10 @@ impl Member {
         settled: &[Option<Settled>],
     ) -> Result<(), LogError> {
         let mut offsets = TopicPartitionList::new();
-        for ((partition, _), settled) in given.iter().zip(settled) {
+        for ((partition, generation), settled) in given.iter().zip(settled) {
+            if !self.owns(partition, *generation) {
+                continue;
+            }
             let Some(Settled { offset, metadata }) = settled else { continue };
             let wire = self.shared.wire(partition.topic.as_str());
             let mut element = offsets.add_partition(&wire, partition.partition);
@@ -228,6 +231,32 @@ impl Member {
         partitions
             .map(|partition| self.place(partition.clone(), Some(until)).ok_or_else(|| self.busy(partition)))
             .collect()
+    }
+
+    /// Answers a revoke, once nothing of the partitions is being stored: a commit that is late would be sent under the next
+    /// generation, over what their next owner has stored.
+    pub(crate) fn give_back(self: &Arc<Self>, partitions: &[PartitionId]) {
+        let at_once: Option<Vec<_>> =
+            partitions.iter().map(|partition| self.place(partition.clone(), Some(Instant::now()))).collect();
+        if at_once.is_some() {
+            self.revoked(partitions);
+            return;
+        }
+        drop(at_once);
+        let (member, late) = (Arc::clone(self), partitions.to_vec());
+        let answer = move || {
+            let until = Instant::now() + PATIENCE * 2;
+            let mut held = Vec::with_capacity(late.len());
+            for partition in &late {
+                // What is stored for longer is refused by then: the group waits no longer for this member.
+                held.extend(member.place(partition.clone(), Some(until)));
+            }
+            member.revoked(&late);
+        };
+        if let Err(error) = thread::Builder::new().name("kafka-give-back".to_owned()).spawn(answer) {
+            tracing::warn!(group = self.group, %error, "a thread could not be started");
+            self.revoked(partitions);
+        }
     }
 
     fn busy(&self, partition: &PartitionId) -> LogError {
