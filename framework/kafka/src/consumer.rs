@@ -1,6 +1,11 @@
 //! A member of a group, as the port has it.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use aqueduct_core::{
     BoxFuture, LogError, LogErrorKind,
@@ -69,20 +74,22 @@ impl KafkaConsumer {
                 }
             }
             if let Signals { hears, next: Some(Told::Assigned(given)), asking } = &mut *signals {
-                let Asking { about, answer } = asking.get_or_insert_with(|| {
-                    let asked = ask(Arc::clone(&self.member), given.clone());
-                    Asking { about: given.clone(), answer: AbortOnDropHandle::new(tokio::spawn(asked)) }
+                let asked = asking.get_or_insert_with(|| {
+                    let answer = tokio::spawn(ask(Arc::clone(&self.member), given.clone()));
+                    Asking { about: given.clone(), answer: AbortOnDropHandle::new(answer) }
                 });
                 let later = !aqueduct_core::planted("kafka-signals-wait-in-line");
                 let answer = tokio::select! {
                     biased;
-                    answer = answer => answer,
+                    answer = &mut asked.answer => answer,
                     // The group may wait for the answer to it, and answer nothing meanwhile.
                     Some(told) = hears.recv(), if later => match self.overtake(given, told)? {
                         Some(signal) => return Ok(signal),
                         None => continue,
                     },
                 };
+                // It has answered, whatever it was.
+                let about = asking.take().map(|asked| asked.about).unwrap_or_default();
                 // Ends early only with the runtime.
                 let mut answer = answer.unwrap_or_else(|_| Err(closed()))?;
                 answer.retain(|one| {
@@ -90,9 +97,7 @@ impl KafkaConsumer {
                 });
                 // What came meanwhile is asked about next.
                 given.retain(|one| !about.contains(one));
-                let done = given.is_empty();
-                signals.asking = None;
-                if done {
+                if given.is_empty() {
                     signals.next = None;
                 }
                 if !answer.is_empty() {
@@ -255,9 +260,13 @@ impl Consumer for KafkaConsumer {
     }
 }
 
-/// Leaves the group, and waits for it as long as that makes sense.
+/// Leaves the group, and waits for it as long as that makes sense: once, whoever asks, and whether or not that wait was cut
+/// short.
 pub(crate) async fn leave(member: &Member) -> Result<(), LogError> {
     member.leaving.cancel();
+    if member.waited.swap(true, Ordering::AcqRel) {
+        return Ok(());
+    }
     if tokio::time::timeout(LEAVE, member.left.cancelled()).await.is_err() {
         tracing::warn!(group = member.group, "the group could not be left in time; its session will end it");
     }

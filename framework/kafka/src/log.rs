@@ -146,13 +146,10 @@ impl CommitLog for KafkaLog {
             self.0.closed.cancel();
             let members: Vec<_> =
                 lock(&self.0.members).drain(..).filter_map(|member| member.upgrade()).collect();
-            // Who was told to leave before has been waited for.
-            let (_, stay): (Vec<_>, Vec<_>) =
-                members.iter().partition(|member| member.leaving.is_cancelled());
-            for member in &stay {
+            for member in &members {
                 member.leaving.cancel();
             }
-            for member in stay {
+            for member in &members {
                 leave(member).await?;
             }
             let senders: Vec<_> =

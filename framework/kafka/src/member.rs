@@ -6,7 +6,10 @@ mod settling;
 use std::{
     collections::{HashMap, HashSet},
     fmt,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, atomic::AtomicI64},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -64,6 +67,8 @@ pub(crate) struct Member {
     pub(crate) leaving: CancellationToken,
     /// It has left.
     pub(crate) left: CancellationToken,
+    /// Somebody has waited for that.
+    pub(crate) waited: AtomicBool,
 }
 
 #[derive(Default)]
@@ -171,6 +176,7 @@ impl Member {
             told,
             leaving: CancellationToken::new(),
             left: CancellationToken::new(),
+            waited: AtomicBool::new(false),
         });
         let tried = || format!("cannot join group {group}");
         let config = shared.options.member(&member.wire);

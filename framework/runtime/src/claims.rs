@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aqueduct_core::{
     LogError, LogErrorKind,
     effects::{Claim, Effects, Scope, Taken},
-    log::{Assignment, Consumer, Offset, PartitionId, Start},
+    log::{Assignment, Consumer, Offset, Start},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -30,6 +30,9 @@ use crate::{
 
 /// How long to wait before the group or the database is asked again.
 const AGAIN: Duration = Duration::from_millis(500);
+
+/// What is said of a partition that the group does not confirm.
+const GONE: &str = "the group has given it to another member, and the word of it is on its way";
 
 /// A partition to be taken up.
 #[derive(Debug)]
@@ -120,19 +123,16 @@ impl<S: Send + Sync + 'static> Taker<S> {
     }
 
     async fn confirm(&self, asked: &[Asked]) -> Result<Vec<Assignment>, LogError> {
-        loop {
+        while let Some(first) = asked.iter().find(|one| !one.is_over()) {
             let wanted = asked.iter().filter(|one| !one.is_over());
-            let assignments: Vec<_> = wanted.map(|one| one.assignment.clone()).collect();
-            let Some(first) = assignments.first().map(|one| one.partition.clone()) else {
-                return Ok(Vec::new());
-            };
-            match self.consumer.confirm(assignments).await {
+            match self.consumer.confirm(wanted.map(|one| one.assignment.clone()).collect()).await {
                 Err(error) if matches!(error.kind(), LogErrorKind::Unreachable | LogErrorKind::Held) => {
-                    self.pause(&first, &error.to_string()).await;
+                    self.pause(first, &error.to_string()).await;
                 }
                 answer => return answer,
             }
         }
+        Ok(Vec::new())
     }
 
     /// Takes a partition in the database, waiting for one that does not answer. None where it is not wanted any more.
@@ -183,14 +183,18 @@ impl<S: Send + Sync + 'static> Taker<S> {
             };
             match taken {
                 Ok(taken) => return Some(taken),
-                Err(error) => self.pause(&scope.partition, &error.to_string()).await,
+                Err(error) => self.pause(asked, &error.to_string()).await,
             }
         }
     }
 
     /// Says why it waits, and waits before a partition is asked for again.
-    pub(crate) async fn pause(&self, partition: &PartitionId, error: &str) {
-        let subscription = self.shared.subscription.name.as_str();
+    async fn pause(&self, asked: &Asked, error: &str) {
+        // Of one that is not wanted any more a newer assignment may be there.
+        if asked.is_over() {
+            return;
+        }
+        let (subscription, partition) = (self.shared.subscription.name.as_str(), &asked.assignment.partition);
         tracing::warn!(subscription, %partition, error, "cannot take the partition yet");
         self.shared.board.partition(partition, |status| {
             status.waiting = Some(format!("it cannot be taken yet: {error}"));
@@ -207,7 +211,7 @@ impl<S: Send + Sync + 'static> Taker<S> {
             };
             match found {
                 Err(error) if error.kind() == LogErrorKind::Unreachable => {
-                    self.pause(&asked.assignment.partition, &error.to_string()).await;
+                    self.pause(asked, &error.to_string()).await;
                 }
                 found => return found.map(Some),
             }
@@ -270,6 +274,9 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                 owned.taking = false;
                 owned.closed = true;
                 owned.gone = true;
+                self.shared.board.partition(&assignment.partition, |status| {
+                    status.waiting = Some(GONE.to_owned());
+                });
             }
         }
         Ok(())

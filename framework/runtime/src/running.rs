@@ -203,9 +203,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         };
         let owned = self.partitions.get_mut(&id).filter(|owned| owned.generation() == generation)?;
         owned.closed = true;
-        if matches!(closed, Closed::Fenced) {
-            owned.fenced = true;
-        }
+        owned.fenced |= matches!(closed, Closed::Fenced);
         let revoking = owned.revoking;
         let mut grown = None;
         match closed {

@@ -49,24 +49,47 @@ async fn publish(bus: &Bus, numbers: std::ops::Range<i64>) {
     bus.publish_all(events.collect::<Vec<_>>().iter()).await.unwrap();
 }
 
-/// Runs the service until its database holds so many effects.
-async fn run_until(bus: &Bus, database: &Database, effects: i64) {
-    let app = App::builder("bank")
-        .log(bus)
-        .database(database)
-        .subscribe(Subscription::builder("bank").on(apply))
-        .build()
-        .unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(app.run(stopped));
-    let applied = async {
-        while number(database, "SELECT count(*) FROM applied").await < effects {
+/// Waits for what comes, and never long enough to be met by chance.
+async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    let waited = async {
+        while !is().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), applied).await.expect("all were handled");
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(30), waited).await.expect(what);
+}
+
+/// Waits until the database holds so many effects.
+async fn applied(database: &Database, effects: i64) {
+    until("all are handled", async || number(database, "SELECT count(*) FROM applied").await >= effects)
+        .await;
+}
+
+/// The service, running.
+struct Running {
+    status: aqueduct::Status,
+    stop: tokio::sync::oneshot::Sender<()>,
+    task: tokio::task::JoinHandle<Result<(), aqueduct::AppError>>,
+}
+
+impl Running {
+    fn begin(bus: &Bus, database: &Database, subscription: Subscription<()>) -> Self {
+        let app = App::builder("bank").log(bus).database(database).subscribe(subscription).build().unwrap();
+        let (status, (stop, stopped)) = (app.status(), tokio::sync::oneshot::channel::<()>());
+        Self { status, stop, task: tokio::spawn(app.run(stopped)) }
+    }
+
+    async fn end(self) {
+        self.stop.send(()).unwrap();
+        self.task.await.unwrap().unwrap();
+    }
+}
+
+/// Runs the service until its database holds so many effects.
+async fn run_until(bus: &Bus, database: &Database, effects: i64) {
+    let running = Running::begin(bus, database, Subscription::builder("bank").on(apply));
+    applied(database, effects).await;
+    running.end().await;
 }
 
 /// P3, P4. Red when the settled offset is stored in the log alone: the marks above it then grow for ever.
@@ -107,17 +130,10 @@ async fn a_new_database_keeps_its_start_where_the_log_has_the_same_offset() {
     run_until(&bus, &open(&folder.path().join("bank.db")).await, 10).await;
     let database = open(&folder.path().join("new.db")).await;
     let subscription = Subscription::builder("bank").on(apply).start(aqueduct::core::log::Start::Latest);
-    let app = App::builder("bank").log(&bus).database(&database).subscribe(subscription).build().unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(app.run(stopped));
-    let kept = async {
-        while number(&database, "SELECT coalesce(sum(settled), 0) FROM aqueduct_position").await < 10 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), kept).await.expect("the start was kept");
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    let running = Running::begin(&bus, &database, subscription);
+    let settled = "SELECT coalesce(sum(settled), 0) FROM aqueduct_position";
+    until("the start is kept", async || number(&database, settled).await >= 10).await;
+    running.end().await;
 }
 
 /// P10, R4. A process that had lost the partition wakes, takes it in the database, and gives up. Red when who has it by the
@@ -127,27 +143,15 @@ async fn who_was_fenced_by_a_sleeper_takes_its_partition_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("bank.db");
     let (bus, database) = (aqueduct::connect("memory:").await.unwrap(), open(&path).await);
-    let subscription = Subscription::builder("bank").on(apply);
-    let app = App::builder("bank").log(&bus).database(&database).subscribe(subscription).build().unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(app.run(stopped));
-    let applied = async |count| {
-        let applied = async {
-            while number(&database, "SELECT count(*) FROM applied").await < count {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), applied).await.expect("all were handled");
-    };
+    let running = Running::begin(&bus, &database, Subscription::builder("bank").on(apply));
     publish(&bus, 0..5).await;
-    applied(5).await;
+    applied(&database, 5).await;
     let sleeper = aqueduct::rusqlite::Connection::open(&path).unwrap();
     sleeper.execute("UPDATE aqueduct_position SET generation = generation + 1", []).unwrap();
     publish(&bus, 5..10).await;
-    applied(10).await;
+    applied(&database, 10).await;
     assert_eq!(number(&database, "SELECT count(*) FROM applied").await, 10);
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    running.end().await;
 }
 
 /// P4, R7. A process sleeps after it was assigned its partition and before it takes it in the database; another has it when it
@@ -166,24 +170,9 @@ async fn a_sleeper_that_takes_what_it_has_lost_writes_nothing() {
     // What keeps it: the database's only place to write.
     let sleeps = aqueduct::rusqlite::Connection::open(&path).unwrap();
     sleeps.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let app = App::builder("bank")
-        .log(&bus)
-        .database(&database)
-        .subscribe(Subscription::builder("bank").on(apply))
-        .build()
-        .unwrap();
-    let status = app.status();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let running = tokio::spawn(app.run(stopped));
-    let until = async |what: &str, is: &dyn Fn() -> bool| {
-        let waited = async {
-            while !is() {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(10), waited).await.expect(what);
-    };
-    until("it is given its partition", &|| status.subscriptions()[0].partitions.len() == 1).await;
+    let running = Running::begin(&bus, &database, Subscription::builder("bank").on(apply));
+    let partitions = || running.status.subscriptions()[0].partitions.clone();
+    until("it is given its partition", async || partitions().len() == 1).await;
     // It loses the partition, and the word of it is late.
     let faults = log.faults();
     faults.hold_signals(&log);
@@ -193,26 +182,21 @@ async fn a_sleeper_that_takes_what_it_has_lost_writes_nothing() {
     let Signal::Assigned(given) = other.signal().await.unwrap() else { panic!("it is given the partition") };
     assert_eq!(given.len(), 1);
     sleeps.execute_batch("COMMIT").unwrap();
-    let took = async {
-        while number(&database, "SELECT sum(generation) FROM aqueduct_position").await == taken {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let said = |text: &str| {
+        partitions().values().any(|one| one.waiting.as_ref().is_some_and(|said| said.contains(text)))
     };
-    tokio::time::timeout(Duration::from_secs(10), took).await.expect("the sleeper took it");
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    until("the group says whose it is", async || said("another member")).await;
+    assert!(
+        number(&database, "SELECT sum(generation) FROM aqueduct_position").await > taken,
+        "it was not taken"
+    );
     assert_eq!(number(&database, "SELECT count(*) FROM applied").await, 5);
     assert_eq!(other.confirm(given.clone()).await.unwrap(), given);
     // It joins anew, and gets what the other leaves.
     faults.release_signals(&log);
     other.close().await.unwrap();
-    let applied = async {
-        while number(&database, "SELECT count(*) FROM applied").await < 10 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(10), applied).await.expect("all were handled");
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    applied(&database, 10).await;
+    running.end().await;
 }
 
 /// P4, P5. Red when what a handler returns is published beside its transaction: the commit may fail.
@@ -225,17 +209,13 @@ async fn what_a_handler_returns_is_published_only_if_its_transaction_commits() {
         bus.publish(&Deposited { account, number: i64::from(account) }).await.unwrap();
     }
     let subscription = Subscription::builder("bank").on(confirm);
-    let app = App::builder("bank").log(&bus).database(&database).subscribe(subscription).build().unwrap();
-    let (status, (stop, stopped)) = (app.status(), tokio::sync::oneshot::channel::<()>());
-    let running = tokio::spawn(app.run(stopped));
-    let both_were_tried = async {
-        while status.subscriptions()[0].retried == 0 || status.subscriptions()[0].ended == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    let running = Running::begin(&bus, &database, subscription);
+    let both_were_tried = async || {
+        let status = &running.status.subscriptions()[0];
+        status.retried > 0 && status.ended > 0
     };
-    tokio::time::timeout(Duration::from_secs(10), both_were_tried).await.expect("both were tried");
-    stop.send(()).unwrap();
-    running.await.unwrap().unwrap();
+    until("both are tried", both_were_tried).await;
+    running.end().await;
     let topic = aqueduct::TopicName::new("confirmations").unwrap();
     assert_eq!(bus.log().end_offsets(&topic).await.unwrap().into_iter().sum::<i64>(), 1);
 }
