@@ -36,40 +36,43 @@ pub(crate) struct Options {
     /// This bug alone.
     #[arg(long)]
     only: Option<String>,
-    /// Those of the Kafka log, on a broker that is started for them.
+    /// Only those of the Kafka log, on a broker that is started for them.
     #[arg(long)]
     kafka: bool,
-}
-
-impl Options {
-    pub(crate) fn of_kafka() -> Self {
-        Self { only: None, kafka: true }
-    }
+    /// None of those of the Kafka log.
+    #[arg(long, conflicts_with = "kafka")]
+    without_kafka: bool,
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let bugs = if options.kafka { KAFKA_BUGS } else { BUGS };
-    let chosen: Vec<&Bug> =
-        bugs.iter().filter(|bug| options.only.as_deref().is_none_or(|only| only == bug.name)).collect();
+    let (bugs, of_kafka): (&[Bug], &[Bug]) = match options {
+        Options { kafka: true, .. } => (&[], KAFKA_BUGS),
+        Options { without_kafka: true, .. } => (BUGS, &[]),
+        Options { .. } => (BUGS, KAFKA_BUGS),
+    };
+    let is_chosen = |bug: &&Bug| options.only.as_deref().is_none_or(|only| only == bug.name);
+    let of_kafka: Vec<_> = of_kafka.iter().filter(is_chosen).collect();
+    let needs_broker = !of_kafka.is_empty();
+    let chosen: Vec<_> = bugs.iter().filter(is_chosen).chain(of_kafka).collect();
     if chosen.is_empty() {
-        let names: Vec<_> = bugs.iter().map(|bug| bug.name).collect();
+        let names: Vec<_> = BUGS.iter().chain(KAFKA_BUGS).map(|bug| bug.name).collect();
         bail!("no bug has this name; there are: {}", names.join(", "));
     }
-    if options.kafka {
-        return kafka::for_tests(|place| plant(&chosen, place));
+    let built = build(&chosen.iter().map(|bug| bug.binary).collect())?;
+    if needs_broker {
+        return kafka::for_tests(|place| plant(&chosen, &built, place));
     }
-    plant(&chosen, &Vec::new())
+    plant(&chosen, &built, &Vec::new())
 }
 
 /// What tests find in their environment.
 type Place = Vec<(String, OsString)>;
 
-fn plant(chosen: &[&Bug], place: &Place) -> anyhow::Result<()> {
+fn plant(chosen: &[&Bug], built: &BTreeMap<Binary, PathBuf>, place: &Place) -> anyhow::Result<()> {
     let mut tests: BTreeMap<Binary, BTreeSet<&str>> = BTreeMap::new();
     for bug in chosen {
         tests.entry(bug.binary).or_default().extend(bug.tests);
     }
-    let built = build(&tests.keys().copied().collect())?;
     let started = Instant::now();
     for (binary, tests) in &tests {
         let tests: Vec<_> = tests.iter().copied().collect();

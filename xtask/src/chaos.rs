@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     kafka,
-    run::{self, command, root, step, target},
+    run::{self, Built, command, root, step, target},
 };
 
 #[derive(Debug, Args)]
@@ -36,6 +36,8 @@ pub(crate) struct Options {
     /// Where the runs keep their files; those of a run that proves nothing stay.
     #[arg(long, default_value = "target/chaos")]
     dir: PathBuf,
+    #[arg(skip)]
+    built: Built,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
@@ -48,7 +50,16 @@ impl Options {
     /// The short scenarios, as the test command runs them.
     pub(crate) fn short() -> Self {
         let dir = "target/chaos".into();
-        Self { log: Log::Embedded, minutes: None, short: true, minute: false, only: None, seed: None, dir }
+        Self {
+            log: Log::Embedded,
+            minutes: None,
+            short: true,
+            minute: false,
+            only: None,
+            seed: None,
+            dir,
+            built: Built::Everything,
+        }
     }
 
     /// One storm on Kafka, as the test command runs it.
@@ -76,7 +87,7 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
 }
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let programs = programs(&run::killed()?)?;
+    let programs = programs(&run::killed(options.built)?)?;
     let mut chaos = command(&programs.join("chaos").display().to_string());
     chaos.arg("run").arg("--dir").arg(root().join(&options.dir));
     if let Some(seed) = options.seed {

@@ -17,7 +17,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{
     kafka,
-    run::{self, command, step},
+    run::{self, Built, command, step},
 };
 
 #[derive(Debug, Args)]
@@ -40,6 +40,8 @@ pub(crate) struct Options {
     /// Where the log and the databases are kept; emptied first.
     #[arg(long, default_value = "target/kills")]
     pub(crate) state: PathBuf,
+    #[arg(skip)]
+    pub(crate) built: Built,
 }
 
 /// How long it may take once nobody is killed any more.
@@ -52,7 +54,7 @@ const END: Duration = Duration::from_secs(30);
 const INSTANCES: usize = 2;
 
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    let built = run::killed()?;
+    let built = run::killed(options.built)?;
     if !options.kafka {
         return play(options, &[Player::shop(&built.join("shop"), None)], None);
     }

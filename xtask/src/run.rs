@@ -79,13 +79,35 @@ pub(crate) fn shop() -> anyhow::Result<PathBuf> {
     Ok(target().join("release/shop"))
 }
 
-/// Builds what is killed on purpose and what judges it, with Kafka, and says where it is. All at once: a part alone would
-/// share its dependencies with other features, and build them again.
-pub(crate) fn killed() -> anyhow::Result<PathBuf> {
-    let killed = "--package chaos --package shop --package inventory --package recommendation";
-    let judges = "--package checker --package kafka-observer";
-    let features = "chaos/kafka,shop/kafka,inventory/kafka,recommendation/kafka";
-    step(&mut command(&format!("cargo build --release --locked {killed} {judges} --features {features}")))?;
+/// What is built.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Built {
+    /// What is needed alone.
+    #[default]
+    Alone,
+    /// Everything, as the test command does. Any part of it alone would share its dependencies with other features, and build
+    /// them again.
+    Everything,
+}
+
+/// The programs that know Kafka.
+const KAFKA: &str = "--features chaos/kafka,shop/kafka,inventory/kafka,recommendation/kafka";
+
+/// A cargo command on everything, with Kafka.
+pub(crate) fn everything(command_of_cargo: &str) -> Command {
+    command(&format!("cargo {command_of_cargo} --release --workspace --locked {KAFKA}"))
+}
+
+/// Builds what is killed on purpose and what judges it, with Kafka, and says where it is.
+pub(crate) fn killed(built: Built) -> anyhow::Result<PathBuf> {
+    match built {
+        Built::Everything => step(&mut everything("build --all-targets"))?,
+        Built::Alone => {
+            let killed = "--package chaos --package shop --package inventory --package recommendation";
+            let judges = "--package checker --package kafka-observer";
+            step(&mut command(&format!("cargo build --release --locked {killed} {judges} {KAFKA}")))?;
+        }
+    }
     Ok(target().join("release"))
 }
 

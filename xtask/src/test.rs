@@ -2,7 +2,7 @@
 
 use crate::{
     bugs, chaos, kafka, kills,
-    run::{answers, command, need, step},
+    run::{Built, answers, command, everything, need, step},
 };
 
 pub(crate) fn run() -> anyhow::Result<()> {
@@ -16,17 +16,19 @@ pub(crate) fn run() -> anyhow::Result<()> {
     need("pkg-config --exists openssl", "libssl-dev")?;
     step(&mut command("cargo fmt --all --check"))?;
     step(&mut command("python3 -B -m unittest discover --start-directory tools/verify"))?;
-    let mut clippy = command("cargo clippy --release --workspace --all-targets --locked");
-    if in_ci() {
-        clippy.args(["--", "-D", "warnings"]);
+    // What is built without Kafka too.
+    let without = "--workspace --exclude aqueduct-kafka --exclude bench-kafka";
+    let without = command(&format!("cargo clippy --release --locked {without} --all-targets"));
+    for mut clippy in [without, everything("clippy --all-targets")] {
+        if in_ci() {
+            clippy.args(["--", "-D", "warnings"]);
+        }
+        step(&mut clippy)?;
     }
-    step(&mut clippy)?;
-    // Those of the Kafka log need a broker. Its bench has none, and would give the shop's tests a shop with Kafka.
-    step(&mut command(
-        "cargo test --release --workspace --exclude aqueduct-kafka --exclude bench-kafka --locked",
-    ))?;
-    kafka::test()?;
-    let mut docs = command("cargo doc --release --workspace --no-deps --locked");
+    // At once, and before a broker takes its memory. What follows builds none of it again.
+    step(&mut everything("build --all-targets"))?;
+    kafka::test(Built::Everything)?;
+    let mut docs = everything("doc --no-deps");
     docs.env("RUSTDOCFLAGS", "-D warnings");
     step(&mut docs)?;
     if answers("cargo deny --version") {
@@ -36,12 +38,19 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
     bugs::schedules()?;
     bugs::run(&bugs::Options::default())?;
-    bugs::run(&bugs::Options::of_kafka())?;
     chaos::run(&chaos::Options::short())?;
     chaos::run(&chaos::Options::minute())?;
     // The whole path, killed five times, judged by the program that links none of our crates.
     let state = "target/test-kills".into();
-    let options = kills::Options { data: None, kafka: false, kills: 5, within: 1_200, seed: None, state };
+    let options = kills::Options {
+        data: None,
+        kafka: false,
+        kills: 5,
+        within: 1_200,
+        seed: None,
+        state,
+        built: Built::Everything,
+    };
     kills::run(&options)?;
     // Several processes of each service on Kafka.
     kills::run(&kills::Options {

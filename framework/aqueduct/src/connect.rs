@@ -74,12 +74,12 @@ async fn open(url: &str, environment: &Environment) -> Result<Arc<dyn CommitLog>
         }
         #[cfg(feature = "memory")]
         "memory" => Ok(Arc::new(aqueduct_memory::MemoryLog::new(8))),
-        scheme => Err(unknown(scheme)),
+        scheme => Err(unknown(scheme, SCHEMES)),
     }
 }
 
-fn unknown(scheme: &str) -> LogError {
-    let known = if SCHEMES.is_empty() { "no log" } else { &SCHEMES.join(" and ") };
+fn unknown(scheme: &str, schemes: &[&str]) -> LogError {
+    let known = if schemes.is_empty() { "no log" } else { &schemes.join(" and ") };
     let wrong = if ["kafka", "embedded", "memory"].contains(&scheme) {
         format!("needs the feature {scheme:?} of the crate aqueduct")
     } else {
@@ -90,4 +90,22 @@ fn unknown(scheme: &str) -> LogError {
 
 fn configuration(message: String) -> LogError {
     LogError::new(LogErrorKind::Configuration, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::unknown;
+
+    /// P12. Red when a log that was left out of the build is told as one that nobody knows.
+    #[test]
+    fn a_log_that_was_left_out_names_its_feature() {
+        assert_eq!(
+            unknown("kafka", &["embedded:PATH", "memory:"]).to_string(),
+            "the log URL's scheme \"kafka\" needs the feature \"kafka\" of the crate aqueduct; this build has embedded:PATH and memory:"
+        );
+        assert_eq!(
+            unknown("memory", &[]).to_string(),
+            "the log URL's scheme \"memory\" needs the feature \"memory\" of the crate aqueduct; this build has no log"
+        );
+    }
 }

@@ -78,6 +78,24 @@ impl MemoryConsumer {
         Ok(())
     }
 
+    async fn ask<T>(
+        &self,
+        answer: impl FnOnce(&Arc<Membership>) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        let Membership { shared, process, group, .. } = &*self.membership;
+        process.consumer_turn().await?;
+        let fate = shared.fate(Call::Question);
+        plan::wait(fate.before).await;
+        process.consumer_turn().await?;
+        if let Verdict::Fail(kind) = fate.verdict {
+            return Err(plan::error(kind, group));
+        }
+        let answered = answer(&self.membership);
+        plan::wait(fate.after).await;
+        process.consumer_turn().await?;
+        answered
+    }
+
     async fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Result<(), LogError>>, LogError> {
         let Membership { shared, process, .. } = &*self.membership;
         process.consumer_turn().await?;
@@ -118,9 +136,8 @@ impl Consumer for MemoryConsumer {
     }
 
     fn confirm(&self, mut assignments: Vec<Assignment>) -> BoxFuture<'_, Result<Vec<Assignment>, LogError>> {
-        Box::pin(async move {
-            let Membership { shared, process, group, member } = &*self.membership;
-            process.consumer_turn().await?;
+        Box::pin(self.ask(move |membership| {
+            let Membership { shared, group, member, .. } = &**membership;
             let state = shared.open()?;
             let found = state.group(group)?;
             found.check_client(*member)?;
@@ -138,28 +155,27 @@ impl Consumer for MemoryConsumer {
                 }
             });
             failed.map_or(Ok(assignments), Err)
-        })
+        }))
     }
 
     fn assign(
         &self,
         starts: Vec<(Assignment, Start)>,
     ) -> BoxFuture<'_, Result<Vec<Box<dyn PartitionReader>>, LogError>> {
-        Box::pin(async move {
-            let Membership { shared, process, group, member } = &*self.membership;
-            process.consumer_turn().await?;
+        Box::pin(self.ask(move |membership| {
+            let Membership { shared, process, group, member } = &**membership;
             let state = shared.open()?;
             let mut readers: Vec<Box<dyn PartitionReader>> = Vec::with_capacity(starts.len());
             for (Assignment { partition, generation, .. }, start) in starts {
                 state.group(group)?.check_client(*member)?;
                 state.group(group)?.check_heard(group, *member, &partition, generation)?;
-                let membership = Some(Arc::clone(&self.membership));
+                let membership = Some(Arc::clone(membership));
                 let reader =
                     MemoryReader::open(shared, process, membership, &state.topics, &partition, start)?;
                 readers.push(Box::new(reader));
             }
             Ok(readers)
-        })
+        }))
     }
 
     fn revoked(&self, partitions: &[PartitionId]) {

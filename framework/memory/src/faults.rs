@@ -46,6 +46,11 @@ impl Faults {
         self.shared.lock().plan.settles = Some((calls, Verdict::Fail(kind)));
     }
 
+    /// The next `calls` of a consumer's `confirm` and `assign` fail.
+    pub fn fail_next_questions(&self, calls: usize, kind: LogErrorKind) {
+        self.shared.lock().plan.questions = Some((calls, Verdict::Fail(kind)));
+    }
+
     /// The next `commits` of transactional producers fail and write nothing.
     pub fn fail_next_transactions(&self, commits: usize, kind: LogErrorKind) {
         self.shared.lock().plan.transactions = Some((commits, Verdict::Fail(kind)));

@@ -7,7 +7,7 @@ use aqueduct_core::{LogError, LogErrorKind};
 /// How often things fail, in thousandths of the calls (of the records, for a producer).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Chances {
-    /// `Unreachable`, and nothing was done. Reads are refused too.
+    /// `Unreachable`, and nothing was done. Reads, and what a consumer asks before it reads, are refused too.
     pub refused: u32,
     /// `UnknownOutcome`, and nothing was done.
     pub request_lost: u32,
@@ -41,6 +41,15 @@ pub(crate) enum Call {
     Settle,
     Transaction,
     Read,
+    /// What a consumer asks before it reads.
+    Question,
+}
+
+impl Call {
+    /// Whether it can be done while nobody knows.
+    fn writes(self) -> bool {
+        !matches!(self, Self::Read | Self::Question)
+    }
 }
 
 /// Whether a call is carried out, and what its caller hears.
@@ -71,6 +80,7 @@ pub(crate) struct Plan {
     pub(crate) appends: Failing,
     pub(crate) settles: Failing,
     pub(crate) transactions: Failing,
+    pub(crate) questions: Failing,
     /// Topics whose names end so take nothing.
     outages: Vec<(String, LogErrorKind)>,
     chance: Option<(Random, Chances)>,
@@ -104,6 +114,7 @@ impl Plan {
             Call::Append => take(&mut self.appends),
             Call::Settle => take(&mut self.settles),
             Call::Transaction => take(&mut self.transactions),
+            Call::Question => take(&mut self.questions),
             Call::Read => None,
         };
         if let Some(verdict) = scripted {
@@ -118,9 +129,9 @@ impl Plan {
         }
         if random.hit(chances.refused) {
             fate.verdict = Verdict::Fail(LogErrorKind::Unreachable);
-        } else if call != Call::Read && random.hit(chances.request_lost) {
+        } else if call.writes() && random.hit(chances.request_lost) {
             fate.verdict = Verdict::Fail(LogErrorKind::UnknownOutcome);
-        } else if call != Call::Read && random.hit(chances.answer_lost) {
+        } else if call.writes() && random.hit(chances.answer_lost) {
             fate.verdict = Verdict::AnswerLost;
         }
         self.count(fate.verdict);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError, LogErrorKind,
+    LogErrorKind,
     log::{Consumer, Offset, PartitionId, PartitionReader},
 };
 use futures_util::FutureExt;
@@ -31,45 +31,11 @@ use crate::{
 };
 
 impl<S: Clone + Send + Sync + 'static> Running<S> {
-    /// Begins partitions that were taken up.
-    pub(super) async fn begin(&mut self, mut taken: Vec<Taking>) -> Result<(), LogError> {
-        if taken.is_empty() {
-            return Ok(());
-        }
-        let readers = self.readers(&mut taken).await?;
-        for (taking, reader) in taken.into_iter().zip(readers) {
-            let task = self.own(taking, reader);
-            let (id, generation) = (task.assigned.partition.clone(), task.assigned.generation);
-            self.spawn(id, generation, task.run());
-        }
-        // Where new ones begin is stored at once.
-        self.settle_soon();
-        Ok(())
-    }
-
-    /// Their readers; those that were lost again meanwhile are left out.
-    async fn readers(&self, taken: &mut Vec<Taking>) -> Result<Vec<Box<dyn PartitionReader>>, LogError> {
-        let starts = taken.iter().map(|taking| (taking.assignment.clone(), taking.start)).collect();
-        match self.consumer.assign(starts).await {
-            Err(error) if error.kind() == LogErrorKind::StaleGeneration => {}
-            answer => return answer,
-        }
-        // The signal that says which is on its way. The others are ours.
-        let (mut readers, mut kept) = (Vec::new(), Vec::new());
-        for taking in std::mem::take(taken) {
-            match self.consumer.assign(vec![(taking.assignment.clone(), taking.start)]).await {
-                Ok(reader) => {
-                    readers.extend(reader);
-                    kept.push(taking);
-                }
-                Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
-                    tracing::warn!(subscription = self.name(), %error, "an assignment was over before it began");
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        *taken = kept;
-        Ok(readers)
+    /// Begins a partition that was taken up.
+    pub(super) fn begin(&mut self, taking: Taking, reader: Box<dyn PartitionReader>) {
+        let task = self.own(taking, reader);
+        let (id, generation) = (task.assigned.partition.clone(), task.assigned.generation);
+        self.spawn(id, generation, task.run());
     }
 
     /// What the subscription keeps of a partition, and what its task is made of.

@@ -13,7 +13,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use aqueduct_core::{
     LogError, LogErrorKind,
     effects::{Claim, Effects, Scope, Taken},
-    log::{Assignment, Consumer, Offset, Start},
+    log::{Assignment, Consumer, Offset, PartitionReader, Start},
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -70,13 +70,19 @@ pub(crate) struct Taking {
     pub(crate) begun: bool,
 }
 
-/// What became of partitions that were to be taken up. Of what is in neither the group says that it is another's.
+/// What became of partitions that were to be taken up. Of what is nowhere the group says that it is another's.
 #[derive(Default)]
 pub(crate) struct Answered {
-    pub(crate) taken: Vec<Taking>,
+    /// Those that can be read.
+    pub(crate) opened: Vec<Opened>,
+    /// Those that cannot be read yet, and why.
+    pub(crate) unopened: Vec<(Asked, Taking, LogError)>,
     /// Those that were added, and wait first.
     pub(crate) added: Vec<(Assignment, Found, i32)>,
 }
+
+/// A partition that was taken up, and what reads it.
+pub(crate) type Opened = (Taking, Box<dyn PartitionReader>);
 
 /// Takes partitions up.
 pub(crate) struct Taker<S> {
@@ -85,7 +91,7 @@ pub(crate) struct Taker<S> {
 }
 
 impl<S: Send + Sync + 'static> Taker<S> {
-    /// Looks at them, takes them in the database, and asks the group whether they are still this member's.
+    /// Looks at them, takes them in the database, asks the group whether they are still this member's, and opens their readers.
     ///
     /// # Errors
     /// What waiting does not mend.
@@ -94,27 +100,99 @@ impl<S: Send + Sync + 'static> Taker<S> {
         let again = asked.iter().any(|one| one.stood.is_some());
         // Before it is taken from anybody.
         let asked = if again { self.confirmed(asked).await? } else { asked };
-        let mut claimed = Vec::with_capacity(asked.len());
+        let mut taken = Vec::with_capacity(asked.len());
         for mut one in asked {
             let Some(found) = self.find(&one, &mut topics).await? else { continue };
             match found.older {
                 Some(older) if !found.grown => answered.added.push((one.assignment, found, older)),
                 _ => {
-                    answered.taken.extend(self.take(&mut one, found).await);
-                    claimed.push(one);
+                    let taking = self.take(&mut one, found).await;
+                    taken.extend(taking.map(|taking| (one, taking)));
                 }
             }
         }
         if self.shared.effects.is_some() && !aqueduct_core::planted("taken-without-asking") {
-            let ours = self.confirm(&claimed).await?;
-            answered.taken.retain(|one| is_among(&one.assignment, &ours));
+            let ours = self.confirm(taken.iter().map(|(asked, _)| asked)).await?;
+            taken.retain(|(one, _)| ours.iter().any(|ours| same(ours, &one.assignment)));
         }
+        self.open(taken, &mut answered).await?;
         Ok(answered)
+    }
+
+    /// Opens their readers, with as few questions as there can be.
+    async fn open(&self, taken: Vec<(Asked, Taking)>, answered: &mut Answered) -> Result<(), LogError> {
+        if taken.is_empty() {
+            return Ok(());
+        }
+        let starts = taken.iter().map(|(_, taking)| (taking.assignment.clone(), taking.start)).collect();
+        match self.consumer.assign(starts).await {
+            Ok(readers) => {
+                answered.opened.extend(taken.into_iter().map(|(_, taking)| taking).zip(readers));
+                return Ok(());
+            }
+            Err(error) if is_of_one(&error) && !aqueduct_core::planted("unopened-ends-the-client") => {}
+            Err(error) => return Err(error),
+        }
+        // One of them is over, or its leader away. The others do not wait for it.
+        for (asked, taking) in taken {
+            match self.open_one(&taking).await {
+                Ok(reader) => answered.opened.extend(reader.map(|reader| (taking, reader))),
+                Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                    answered.unopened.push((asked, taking, error));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Opens one's reader. None where it is over: the signal that says so is on its way.
+    async fn open_one(&self, taking: &Taking) -> Result<Option<Box<dyn PartitionReader>>, LogError> {
+        match self.consumer.assign(vec![(taking.assignment.clone(), taking.start)]).await {
+            Ok(readers) => Ok(readers.into_iter().next()),
+            Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
+                let (subscription, partition) =
+                    (&self.shared.subscription.name, &taking.assignment.partition);
+                tracing::warn!(subscription, %partition, %error, "an assignment was over before it began");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Opens the reader of a partition that could not be read, when it can.
+    ///
+    /// # Errors
+    /// What waiting does not mend.
+    async fn open_late(
+        self,
+        asked: Asked,
+        taking: Taking,
+        mut error: LogError,
+    ) -> Result<Answered, LogError> {
+        let mut answered = Answered::default();
+        loop {
+            self.pause(&asked, &error.to_string()).await;
+            if asked.is_over() {
+                return Ok(answered);
+            }
+            error = match self.open_one(&taking).await {
+                Ok(reader) => {
+                    answered.opened.extend(reader.map(|reader| (taking, reader)));
+                    return Ok(answered);
+                }
+                Err(error) if error.kind() == LogErrorKind::Unreachable => error,
+                Err(error) => return Err(error),
+            };
+        }
     }
 
     /// Those that the group still gives to this member, with where it stands now.
     async fn confirmed(&self, mut asked: Vec<Asked>) -> Result<Vec<Asked>, LogError> {
-        let ours = self.confirm(&asked).await?;
+        if aqueduct_core::planted("gone-taken-again") {
+            return Ok(asked);
+        }
+        let ours = self.confirm(asked.iter()).await?;
         asked.retain_mut(|one| {
             let newest = ours.iter().find(|ours| same(ours, &one.assignment));
             newest.map(|newest| one.assignment = newest.clone()).is_some()
@@ -122,9 +200,12 @@ impl<S: Send + Sync + 'static> Taker<S> {
         Ok(asked)
     }
 
-    async fn confirm(&self, asked: &[Asked]) -> Result<Vec<Assignment>, LogError> {
-        while let Some(first) = asked.iter().find(|one| !one.is_over()) {
-            let wanted = asked.iter().filter(|one| !one.is_over());
+    async fn confirm(
+        &self,
+        asked: impl Iterator<Item = &Asked> + Clone,
+    ) -> Result<Vec<Assignment>, LogError> {
+        while let Some(first) = asked.clone().find(|one| !one.is_over()) {
+            let wanted = asked.clone().filter(|one| !one.is_over());
             match self.consumer.confirm(wanted.map(|one| one.assignment.clone()).collect()).await {
                 Err(error) if matches!(error.kind(), LogErrorKind::Unreachable | LogErrorKind::Held) => {
                     self.pause(first, &error.to_string()).await;
@@ -239,35 +320,55 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
     /// Begins to take partitions up that are its own already.
     pub(super) fn take_up(&mut self, asked: Vec<Asked>) {
         let about: Vec<_> = asked.iter().map(|one| one.assignment.clone()).collect();
-        let taker = Taker { shared: Arc::clone(&self.shared), consumer: Arc::clone(&self.consumer) };
+        let taker = self.taker();
         self.takes.spawn(async move { (about, taker.take_up(asked).await) });
+    }
+
+    fn taker(&self) -> Taker<S> {
+        Taker { shared: Arc::clone(&self.shared), consumer: Arc::clone(&self.consumer) }
     }
 
     /// Takes in what became of them.
     ///
     /// # Errors
     /// The client is dead, or worse.
-    pub(super) async fn on_taken(
+    pub(super) fn on_taken(
         &mut self,
         taken: Result<(Vec<Assignment>, Result<Answered, LogError>), tokio::task::JoinError>,
     ) -> Result<(), LogError> {
         let (about, answered) = taken.map_err(|error| {
             LogError::with_source(LogErrorKind::Unreachable, "taking partitions up", error)
         })?;
-        let mut answered = answered?;
+        let Answered { opened, unopened, added } = answered?;
         // It may have been lost, or asked for, meanwhile.
         let waits = |running: &Self, one: &Assignment| {
             let owned = running.partitions.get(&one.partition);
-            owned.is_some_and(|owned| owned.taking && same(&owned.assignment, one))
+            owned.is_some_and(|owned| {
+                owned.taking
+                    && (same(&owned.assignment, one) || aqueduct_core::planted("take-of-another-generation"))
+            })
         };
-        answered.taken.retain(|one| waits(self, &one.assignment));
-        answered.added.retain(|(one, ..)| waits(self, one));
-        for (assignment, found, older) in answered.added {
-            self.let_grow(assignment, found, older);
+        for (assignment, found, older) in added {
+            if waits(self, &assignment) {
+                self.let_grow(assignment, found, older);
+            }
         }
-        self.begin(answered.taken).await?;
+        for (taking, reader) in opened {
+            if waits(self, &taking.assignment) {
+                self.begin(taking, reader);
+            }
+        }
+        // Where new ones begin is stored at once.
+        self.settle_soon();
+        let mut late = Vec::with_capacity(unopened.len());
+        for (asked, taking, error) in unopened {
+            let (about, taker) = (asked.assignment.clone(), self.taker());
+            late.push(about.clone());
+            self.takes.spawn(async move { (vec![about], taker.open_late(asked, taking, error).await) });
+        }
         for assignment in about {
             if waits(self, &assignment)
+                && !late.iter().any(|late| same(late, &assignment))
                 && let Some(owned) = self.partitions.get_mut(&assignment.partition)
             {
                 // Another's, says the group, whose word of it is on its way. It gives no generation twice, so it is not asked again.
@@ -321,6 +422,7 @@ pub(crate) fn same(one: &Assignment, other: &Assignment) -> bool {
     (&one.partition, one.generation) == (&other.partition, other.generation)
 }
 
-fn is_among(assignment: &Assignment, those: &[Assignment]) -> bool {
-    those.iter().any(|one| same(one, assignment))
+/// Whether it says something of one partition among those that were to be read.
+fn is_of_one(error: &LogError) -> bool {
+    matches!(error.kind(), LogErrorKind::StaleGeneration | LogErrorKind::Unreachable)
 }

@@ -93,7 +93,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
                         self.take_up(vec![grown]);
                     }
                 }
-                Some(taken) = self.takes.join_next(), if !self.takes.is_empty() => self.on_taken(taken).await?,
+                Some(taken) = self.takes.join_next(), if !self.takes.is_empty() => self.on_taken(taken)?,
                 Some(round) = self.rounds.join_next(), if !self.rounds.is_empty() => {
                     self.on_stored(round);
                     if std::mem::take(&mut self.again) {
@@ -163,12 +163,13 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
             Signal::Assigned(assignments) => self.assign(assignments),
             Signal::Revoking(partitions) => {
                 tracing::info!(subscription = self.name(), ?partitions, "revoking");
+                let keeps = aqueduct_core::planted("taking-not-given-back");
                 for partition in partitions {
                     if aqueduct_core::planted("revoke-answered-before-drain") {
                         self.consumer.revoked(std::slice::from_ref(&partition));
                     }
                     match self.partitions.get_mut(&partition) {
-                        Some(owned) if !owned.closed && !owned.taking => {
+                        Some(owned) if !owned.closed && (!owned.taking || keeps) => {
                             owned.revoking = true;
                             owned.wish(Wish::Drain(REVOKE_DEADLINE));
                         }

@@ -23,7 +23,7 @@ use broker::Life;
 pub(crate) use state::Cluster;
 use state::{Broker, Listening};
 
-use crate::run::{command, need, step, target};
+use crate::run::{Built, command, everything, need, step, target};
 
 /// How long brokers may take until they listen: a cold JVM on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -90,19 +90,22 @@ pub(crate) fn run(action: &Action, cluster: Option<&Path>) -> anyhow::Result<()>
         Action::Resume { broker } => Cluster::load()?.signal(broker, Signal::CONT),
         Action::Restart { broker } => restart(broker),
         Action::MoveLeader { ref topic, partition } => leaders::shift(&Cluster::load()?, topic, partition),
-        Action::Test => test(),
+        Action::Test => test(Built::Alone),
     }
 }
 
-/// Tests the Kafka log against a new broker, which ends with the test.
-pub(crate) fn test() -> anyhow::Result<()> {
+/// Tests the Kafka log, or everything, with a new broker, which ends with the test.
+pub(crate) fn test(built: Built) -> anyhow::Result<()> {
     // A client of others, in `interop`: imported, which says whether it is there.
     need("/usr/bin/python3 -m confluent_kafka.error", "python3-confluent-kafka")?;
     for_tests(|place| {
         // What harms the broker comes alone, behind the others.
-        for which in ["", "--test it -- --ignored --test-threads=1 --nocapture"] {
-            let tests = "cargo test --release --package aqueduct-kafka --locked";
-            step(command(&format!("{tests} {which}")).envs(place.iter().cloned()))?;
+        for which in ["", "--test it slow:: -- --ignored --test-threads=1 --nocapture"] {
+            let mut tests = match built {
+                Built::Alone => command("cargo test --release --package aqueduct-kafka --locked"),
+                Built::Everything => everything("test"),
+            };
+            step(tests.args(which.split_whitespace()).envs(place.iter().cloned()))?;
         }
         Ok(())
     })
@@ -113,7 +116,7 @@ pub(crate) fn for_tests(
     run: impl FnOnce(&Vec<(String, OsString)>) -> anyhow::Result<()>,
 ) -> anyhow::Result<()> {
     with_broker(true, |cluster| {
-        let name = |name: &str| format!("AQUEDUCT_TEST_KAFKA{name}");
+        let name = |name: &str| format!("TEST_KAFKA{name}");
         let mut place = vec![
             (name(""), cluster.url().into()),
             (name("_DATA"), cluster.broker(1)?.data().into()),

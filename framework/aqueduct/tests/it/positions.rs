@@ -199,6 +199,38 @@ async fn a_sleeper_that_takes_what_it_has_lost_writes_nothing() {
     running.end().await;
 }
 
+/// P4, R4. The word of its loss is late; the database, which the next owner has taken it in, is the first to say so. Red when it is
+/// taken again there without the group's leave: the owner is fenced.
+#[tokio::test]
+async fn who_has_lost_a_partition_and_is_told_so_by_the_database_leaves_it_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = MemoryLog::new(1);
+    let bus = Bus::open(Arc::new(log.clone()), aqueduct::system_environment()).await.unwrap();
+    let database = open(&folder.path().join("bank.db")).await;
+    let running = Running::begin(&bus, &database, Subscription::builder("bank").on(apply));
+    publish(&bus, 0..5).await;
+    applied(&database, 5).await;
+    let faults = log.faults();
+    faults.hold_signals(&log);
+    let next = Bus::open(Arc::new(log.process()), aqueduct::system_environment()).await.unwrap();
+    let next = Running::begin(&next, &database, Subscription::builder("bank").on(apply));
+    faults.expire(&log);
+    publish(&bus, 5..10).await;
+    applied(&database, 10).await;
+    let left = || {
+        let partitions = running.status.subscriptions()[0].partitions.clone();
+        partitions
+            .values()
+            .any(|one| one.waiting.as_ref().is_some_and(|said| said.contains("another member")))
+    };
+    until("the group says whose it is", async || left()).await;
+    assert_eq!(number(&database, "SELECT sum(generation) FROM aqueduct_position").await, 2);
+    assert_eq!(number(&database, "SELECT count(*) FROM applied").await, 10);
+    faults.release_signals(&log);
+    running.end().await;
+    next.end().await;
+}
+
 /// P4, P5. Red when what a handler returns is published beside its transaction: the commit may fail.
 #[tokio::test]
 async fn what_a_handler_returns_is_published_only_if_its_transaction_commits() {

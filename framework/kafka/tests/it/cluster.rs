@@ -12,7 +12,7 @@ use serde_json::Value;
 
 /// The URL of the cluster that `cargo xtask kafka up` started, or of the one that the environment names.
 pub(crate) fn url() -> String {
-    if let Ok(url) = std::env::var("AQUEDUCT_TEST_KAFKA") {
+    if let Ok(url) = std::env::var("TEST_KAFKA") {
         return url;
     }
     state()["url"].as_str().expect("the cluster's URL").to_owned()
@@ -32,7 +32,7 @@ pub(crate) fn raw() -> ClientConfig {
 
 /// That of a listener with encryption, `tls`, `mutual` or `scram`, with the credentials that are right there.
 pub(crate) fn secure(listener: &str) -> String {
-    if let Ok(url) = std::env::var(format!("AQUEDUCT_TEST_KAFKA_{}", listener.to_uppercase())) {
+    if let Ok(url) = std::env::var(format!("TEST_KAFKA_{}", listener.to_uppercase())) {
         return url;
     }
     let url = state()["secure"][listener].as_str().map(str::to_owned);
@@ -41,7 +41,7 @@ pub(crate) fn secure(listener: &str) -> String {
 
 /// The folder in which the first broker has its partitions.
 pub(crate) fn data() -> PathBuf {
-    std::env::var_os("AQUEDUCT_TEST_KAFKA_DATA").map_or_else(|| home().join("nodes/1/data"), PathBuf::from)
+    std::env::var_os("TEST_KAFKA_DATA").map_or_else(|| home().join("nodes/1/data"), PathBuf::from)
 }
 
 /// Kafka's own programs.

@@ -105,8 +105,8 @@ async fn a_handler_slower_than_the_poll_interval_keeps_its_place_and_its_neighbo
 
 /// `cargo xtask kafka ..` of the tests' own cluster.
 fn tell(words: &[&str]) {
-    let xtask = std::env::var_os("AQUEDUCT_TEST_KAFKA_XTASK").map(PathBuf::from);
-    let folder = std::env::var_os("AQUEDUCT_TEST_KAFKA_CLUSTER");
+    let xtask = std::env::var_os("TEST_KAFKA_XTASK").map(PathBuf::from);
+    let folder = std::env::var_os("TEST_KAFKA_CLUSTER");
     let (xtask, folder) = xtask.zip(folder).expect("run by `cargo xtask kafka test`, which says how");
     let status = Command::new(xtask).args(["kafka", "--cluster"]).arg(folder).args(words).status();
     assert!(status.unwrap().success(), "{words:?}");

@@ -11,4 +11,5 @@ mod parking;
 mod progress;
 mod publish;
 mod support;
+mod taking;
 mod unreadable;

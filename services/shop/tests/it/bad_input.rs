@@ -68,14 +68,6 @@ fn settings() {
 fn log_urls() {
     for (url, message) in [
         (
-            "redis://localhost",
-            "the log URL's scheme \"redis\" is not known; this build has embedded:PATH and memory:",
-        ),
-        (
-            "kafka://localhost:9092",
-            "the log URL's scheme \"kafka\" needs the feature \"kafka\" of the crate aqueduct; this build has embedded:PATH and memory:",
-        ),
-        (
             "embedded:log.db?partition=4",
             "\"embedded:log.db?..\": unknown parameter \"partition\", did you mean \"partitions\"?",
         ),
@@ -85,6 +77,12 @@ fn log_urls() {
     ] {
         assert_eq!(refused(&["--log", url]), format!("Error: {message}"));
     }
+    // Which logs it has goes by the build.
+    let unknown = refused(&["--log", "redis://localhost"]);
+    assert!(
+        unknown.starts_with("Error: the log URL's scheme \"redis\" is not known; this build has "),
+        "{unknown}"
+    );
 }
 
 /// Red when the listener is bound after the log was opened, or without the address in its error.

@@ -1,0 +1,97 @@
+//! Partitions between the word that they are given and their first delivery.
+
+use std::time::Duration;
+
+use aqueduct_core::{
+    Handled, LogErrorKind, State, TopicName,
+    log::{CommitLog, Signal},
+};
+use aqueduct_runtime::Subscription;
+
+use crate::support::{Bench, Running, Seen, Stepped, step, until};
+
+async fn handle(event: Stepped, State(seen): State<Seen>) -> Handled {
+    seen.note(&event);
+    Ok(())
+}
+
+fn subscription() -> Subscription<Seen> {
+    Subscription::builder("steps").on(handle)
+}
+
+/// Of each partition, whether it waits to be read.
+fn waits(running: &Running) -> Vec<bool> {
+    let told = "it cannot be taken yet: steps: failed on command";
+    running.status().partitions.values().map(|status| status.waiting.as_deref() == Some(told)).collect()
+}
+
+/// Publishes eight events of eight keys.
+async fn publish(bench: &Bench) {
+    for key in 0..8 {
+        bench.bus.publish(&step(&format!("k{key}"), 1)).await.unwrap();
+    }
+}
+
+async fn end(bench: Bench, running: Running, seen: &Seen) {
+    until(|| seen.all().len() >= 8).await;
+    running.end().await;
+    let mut keys = seen.all();
+    keys.sort();
+    keys.dedup();
+    assert_eq!((keys.len(), seen.all().len()), (8, 8), "each once");
+    assert_eq!(bench.settled().await, 8);
+}
+
+/// P10. A partition that cannot be read yet says so, and its neighbour does not wait for it. Red when the client is taken for
+/// dead.
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_cannot_be_read_yet_keeps_nobody_up() {
+    let (bench, seen) = (Bench::new(2).await, Seen::default());
+    publish(&bench).await;
+    // Both together, and the first alone.
+    bench.log.faults().fail_next_questions(2, LogErrorKind::Unreachable);
+    let running = bench.run(subscription(), seen.clone());
+    until(|| !seen.all().is_empty()).await;
+    assert_eq!(waits(&running), [true, false]);
+    let status = running.status();
+    assert!(status.partitions.values().nth(1).unwrap().ended > 0);
+    assert_eq!(status.client, None);
+    end(bench, running, &seen).await;
+}
+
+/// P9. Red when a revoke of a partition that is being taken up waits for the take.
+#[tokio::test(start_paused = true)]
+async fn what_is_being_taken_up_is_given_back_at_once() {
+    let (bench, seen) = (Bench::new(2).await, Seen::default());
+    publish(&bench).await;
+    let faults = bench.log.faults();
+    faults.fail_next_questions(usize::MAX, LogErrorKind::Unreachable);
+    let running = bench.run(subscription(), seen.clone());
+    until(|| waits(&running) == [true, true]).await;
+    let other = bench.log.process();
+    let other = other.consumer("steps", &[TopicName::new("steps").unwrap()]).await.unwrap();
+    let Signal::Assigned(given) = other.signal().await.unwrap() else { panic!("it is given one") };
+    assert_eq!(given.len(), 1);
+    assert_eq!(waits(&running), [true]);
+    faults.fail_next_questions(0, LogErrorKind::Unreachable);
+    other.close().await.unwrap();
+    end(bench, running, &seen).await;
+}
+
+/// P4, P10. It is lost, and given anew, while it is being taken up. Red when what became of the older take is taken for that of
+/// the newer.
+#[tokio::test(start_paused = true)]
+async fn two_generations_are_taken_up_at_once() {
+    let (bench, seen) = (Bench::new(2).await, Seen::default());
+    publish(&bench).await;
+    let faults = bench.log.faults();
+    faults.fail_next_questions(usize::MAX, LogErrorKind::Unreachable);
+    let running = bench.run(subscription(), seen.clone());
+    until(|| waits(&running) == [true, true]).await;
+    faults.lose("steps").unwrap();
+    // Both takes are tried again meanwhile.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(waits(&running), [true, true]);
+    faults.fail_next_questions(0, LogErrorKind::Unreachable);
+    end(bench, running, &seen).await;
+}
