@@ -50,12 +50,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         Options { without_kafka: true, .. } => (BUGS, &[]),
         Options { .. } => (BUGS, KAFKA_BUGS),
     };
+    let names: Vec<_> = bugs.iter().chain(of_kafka).collect();
     let is_chosen = |bug: &&Bug| options.only.as_deref().is_none_or(|only| only == bug.name);
     let of_kafka: Vec<_> = of_kafka.iter().filter(is_chosen).collect();
     let needs_broker = !of_kafka.is_empty();
     let chosen: Vec<_> = bugs.iter().filter(is_chosen).chain(of_kafka).collect();
     if chosen.is_empty() {
-        let names: Vec<_> = BUGS.iter().chain(KAFKA_BUGS).map(|bug| bug.name).collect();
+        let names: Vec<_> = names.iter().map(|bug| bug.name).collect();
         bail!("no bug has this name; there are: {}", names.join(", "));
     }
     let built = build(&chosen.iter().map(|bug| bug.binary).collect())?;

@@ -75,7 +75,7 @@ fn programs(built: &Path) -> anyhow::Result<PathBuf> {
     for name in ["chaos", "checker", "kafka-observer"] {
         copy(&built.join(name), &folder.join(name))?;
     }
-    copy(&std::env::current_exe()?, &folder.join("xtask"))?;
+    copy(&run::own()?, &folder.join("xtask"))?;
     Ok(folder)
 }
 

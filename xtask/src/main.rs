@@ -71,6 +71,7 @@ enum Command {
 }
 
 fn main() -> anyhow::Result<()> {
+    run::own()?;
     match Options::parse().command {
         Command::Bench { what, arguments } => bench::run(&what, &arguments),
         Command::Bugs(options) => bugs::run(&options),

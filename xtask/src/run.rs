@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
     time::Instant,
 };
 
@@ -12,6 +13,16 @@ use anyhow::{Context, ensure};
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.parent().unwrap_or(here).to_owned()
+}
+
+/// This program. Once it was asked for, that stays: what is built meanwhile is put in its place.
+pub(crate) fn own() -> anyhow::Result<PathBuf> {
+    static OWN: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(own) = OWN.get() {
+        return Ok(own.clone());
+    }
+    let own = std::env::current_exe().context("cannot find this program")?;
+    Ok(OWN.get_or_init(|| own).clone())
 }
 
 /// A program with the words of `line`, in the root.

@@ -173,7 +173,7 @@ impl<S: Clone + Send + Sync + 'static> AppBuilder<S> {
     ///
     /// # Errors
     /// There is no log, a subscription cannot be run as declared, or the settings name one that does not exist.
-    pub fn build(self) -> Result<App<S>, AppError> {
+    pub fn build(self) -> Result<App, AppError> {
         let bus = self.bus.ok_or_else(|| AppError::NoLog(self.name.clone()))?;
         if let Some(name) = self
             .config
@@ -232,19 +232,19 @@ impl<S> fmt::Debug for AppBuilder<S> {
 }
 
 /// An app, ready to run.
-pub struct App<S = ()> {
+pub struct App {
     bus: Bus,
     effects: Option<Arc<dyn Effects>>,
     relay: RelayMode,
     topics: Vec<TopicSpec>,
-    subscribers: Vec<Subscriber<S>>,
+    subscribers: Vec<Subscriber>,
     routes: Router,
     listener: Option<TcpListener>,
     status: Status,
     deadline: Duration,
 }
 
-impl App<()> {
+impl App {
     /// Begins an app; its name is the service's, the source of its events and the name of its outbox.
     #[must_use]
     pub fn builder(name: &str) -> AppBuilder<()> {
@@ -263,7 +263,7 @@ impl App<()> {
     }
 }
 
-impl<S: Clone + Send + Sync + 'static> App<S> {
+impl App {
     /// What the app says of itself; the handle outlives the run.
     #[must_use]
     pub fn status(&self) -> Status {
@@ -364,7 +364,7 @@ impl<S: Clone + Send + Sync + 'static> App<S> {
     }
 }
 
-impl<S> fmt::Debug for App<S> {
+impl fmt::Debug for App {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("App").field("subscribers", &self.subscribers).finish_non_exhaustive()
     }

@@ -5,6 +5,7 @@ use std::{
     fmt,
     marker::PhantomData,
     pin::Pin,
+    sync::Arc,
     task::{self, Poll, ready},
     time::Duration,
 };
@@ -143,6 +144,13 @@ pub struct Context<'a, S> {
     pub attempt: u32,
     /// The transaction's lease, until an extractor takes it.
     pub lease: Option<Box<dyn Any + Send>>,
+}
+
+impl<'a> Context<'a, ()> {
+    fn with_state<S>(self, state: &'a S) -> Context<'a, S> {
+        let Self { state: (), incoming, payload, attempt, lease } = self;
+        Context { state, incoming, payload, attempt, lease }
+    }
 }
 
 impl<S> Context<'_, S> {
@@ -312,8 +320,9 @@ handlers!(A, B, C, D, E);
 handlers!(A, B, C, D, E, G);
 handlers!(A, B, C, D, E, G, H);
 
-/// A handler with its types erased: what a subscription routes to.
-pub trait Route<S>: Send + Sync {
+/// A handler with its types erased, and the app's state: what a subscription routes to. Nothing behind it is generic, so a
+/// service compiles its handlers and no more.
+pub trait Route: Send + Sync {
     /// The events it takes.
     fn events(&self) -> &'static [EventInfo];
     /// The database whose transaction it takes, if any.
@@ -321,43 +330,49 @@ pub trait Route<S>: Send + Sync {
     /// The handler's name, for logs.
     fn name(&self) -> &'static str;
     /// A place for one run of it at a time.
-    fn slot(&self) -> RouteSlot<S>;
+    fn slot(&self) -> RouteSlot;
 }
 
 /// A place where a handler runs, one run after the other in the same memory.
-pub type RouteSlot<S> = Pin<Box<dyn Slot<S>>>;
+pub type RouteSlot = Pin<Box<dyn Slot>>;
 
 /// See [`RouteSlot`]. One that panicked is cleared, or dropped, before it is used again.
-pub trait Slot<S>: Send {
-    /// Makes the arguments and the handler's future; nothing of it has run.
+pub trait Slot: Send {
+    /// Makes the arguments and the handler's future; nothing of it has run. A lease that no argument took goes back: else it
+    /// would hold up its neighbours while the handler runs.
     ///
     /// # Errors
     /// As [`Args::extract`].
-    fn start(self: Pin<&mut Self>, context: &mut Context<'_, S>) -> Result<(), ArgsError>;
+    fn start(self: Pin<&mut Self>, context: Context<'_, ()>) -> Result<(), ArgsError>;
 
     /// Runs on: ready with the encoded events that it returned, or why it failed. By then the handler's future has
     /// been dropped, with all that it held.
     fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Result<Vec<Draft>, HandlerError>>;
 }
 
+/// A handler that has still to be given the app's state.
+pub type Stateless<S> = Box<dyn FnOnce(Arc<S>) -> Arc<dyn Route> + Send + Sync>;
+
 /// Erases a handler.
-pub fn route<S, H, T>(handler: H) -> impl Route<S>
+pub fn route<S, H, T>(handler: H) -> Stateless<S>
 where
     S: Send + Sync + 'static,
     H: Handler<T>,
     T: Args<S>,
     H::Output: IntoEvents,
 {
-    Erased { handler, args: PhantomData::<fn(T)> }
+    Box::new(|state| Arc::new(Erased { handler, state, args: PhantomData::<fn(T)> }))
 }
 
-struct Erased<H, T> {
+struct Erased<S, H, T> {
     handler: H,
+    state: Arc<S>,
     args: PhantomData<fn(T)>,
 }
 
-impl<S, H, T> Route<S> for Erased<H, T>
+impl<S, H, T> Route for Erased<S, H, T>
 where
+    S: Send + Sync + 'static,
     H: Handler<T>,
     T: Args<S>,
     H::Output: IntoEvents,
@@ -374,32 +389,36 @@ where
         std::any::type_name::<H>()
     }
 
-    fn slot(&self) -> RouteSlot<S> {
-        Box::pin(Typed { handler: self.handler.clone(), running: None })
+    fn slot(&self) -> RouteSlot {
+        let (handler, state) = (self.handler.clone(), Arc::clone(&self.state));
+        Box::pin(Typed { handler, state, args: self.args, running: None })
     }
 }
 
 pin_project_lite::pin_project! {
-    struct Typed<H, T>
+    struct Typed<S, H, T>
     where
         H: Handler<T>,
     {
         handler: H,
+        state: Arc<S>,
+        args: PhantomData<fn(T)>,
         #[pin]
         running: Option<H::Future>,
     }
 }
 
-impl<S, H, T> Slot<S> for Typed<H, T>
+impl<S, H, T> Slot for Typed<S, H, T>
 where
+    S: Send + Sync + 'static,
     H: Handler<T>,
     T: Args<S>,
     H::Output: IntoEvents,
 {
-    fn start(self: Pin<&mut Self>, context: &mut Context<'_, S>) -> Result<(), ArgsError> {
+    fn start(self: Pin<&mut Self>, context: Context<'_, ()>) -> Result<(), ArgsError> {
         let mut this = self.project();
         this.running.set(None);
-        let args = T::extract(context)?;
+        let args = T::extract(&mut context.with_state(&**this.state))?;
         this.running.set(Some(this.handler.call(args)));
         Ok(())
     }

@@ -61,6 +61,9 @@ pub(crate) struct Member {
     /// after a newer. A transaction may wait for an outage: the other partitions are settled meanwhile.
     storing: Mutex<HashSet<PartitionId>>,
     freed: Condvar,
+    /// Commits that the client has not answered.
+    commits: Mutex<usize>,
+    answered: Condvar,
     client: Mutex<Option<Arc<Client>>>,
     told: mpsc::UnboundedSender<Told>,
     /// It shall leave.
@@ -172,6 +175,8 @@ impl Member {
             state: Mutex::default(),
             storing: Mutex::default(),
             freed: Condvar::new(),
+            commits: Mutex::default(),
+            answered: Condvar::new(),
             client: Mutex::default(),
             told,
             leaving: CancellationToken::new(),
@@ -279,6 +284,8 @@ impl Member {
             if !partitions.is_empty() && !aqueduct_core::planted("kafka-loss-not-told") {
                 self.tell(Told::Lost(partitions));
             }
+            drop(state);
+            self.commits_end();
             return false;
         }
         if let Some(proof) = GroupMetadata::of(client) {
@@ -313,7 +320,8 @@ impl Member {
         if !state.waits {
             return;
         }
-        if !state.asked.is_empty() {
+        let lost = !state.asked.is_empty();
+        if lost {
             if !client.assignment_lost() {
                 return;
             }
@@ -325,6 +333,9 @@ impl Member {
         }
         state.waits = false;
         drop(state);
+        if lost {
+            self.commits_end();
+        }
         if let Err(error) = client.incremental_unassign(&TopicPartitionList::new()) {
             tracing::warn!(group = self.group, %error, "a revoke could not be answered");
         }

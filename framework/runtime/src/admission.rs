@@ -21,7 +21,7 @@ use crate::{
 /// How long handlers are polled in one go before others get a turn, and signals are looked at.
 pub(crate) const BUDGET: Duration = Duration::from_millis(5);
 
-impl<S: Send + Sync + 'static> Partition<S> {
+impl Partition {
     /// Starts what can start now; `true`: there is more, and others had no turn for a while.
     pub(super) fn step(&mut self) -> Result<bool, Halt> {
         let began = self.watch.begin();
@@ -77,7 +77,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
     }
 
     /// Polls a record's handler once, here; tells of a poll that took long.
-    fn poll_in_place(&mut self, record: &Record, attempt: u32) -> (InPlace<S>, Option<usize>) {
+    fn poll_in_place(&mut self, record: &Record, attempt: u32) -> (InPlace, Option<usize>) {
         let waker = self.running.next_waker();
         let (in_place, route) = self.shared.in_place(&self.assigned, record, attempt, &mut self.spare, waker);
         if let Some(took) = self.watch.after()
@@ -94,7 +94,7 @@ impl<S: Send + Sync + 'static> Partition<S> {
         &mut self,
         lane: LaneId,
         record: Record,
-        in_place: InPlace<S>,
+        in_place: InPlace,
         route: Option<usize>,
         permit: Permit,
     ) {
@@ -250,11 +250,11 @@ impl<S: Send + Sync + 'static> Partition<S> {
 }
 
 /// Runs on with what was woken, until something ends. Dropping the future loses nothing.
-pub(super) async fn ended<S: Send + Sync + 'static>(
-    running: &mut InFlight<Work<S>>,
-    finished: &mut VecDeque<Finished<S>>,
+pub(super) async fn ended(
+    running: &mut InFlight<Work>,
+    finished: &mut VecDeque<Finished>,
     watch: &mut Watch,
-    shared: &Arc<Shared<S>>,
+    shared: &Arc<Shared>,
     assigned: &Arc<Assigned>,
 ) {
     poll_fn(|cx| {

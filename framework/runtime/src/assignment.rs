@@ -1,4 +1,4 @@
-//! Taking partitions up: where each starts, and what its task is made of.
+//! Partitions that were taken up: what their tasks are made of, and what comes before the first delivery.
 
 use std::{
     collections::HashSet,
@@ -30,7 +30,7 @@ use crate::{
     sync::Ordering,
 };
 
-impl<S: Clone + Send + Sync + 'static> Running<S> {
+impl Running {
     /// Begins a partition that was taken up.
     pub(super) fn begin(&mut self, taking: Taking, reader: Box<dyn PartitionReader>) {
         let task = self.own(taking, reader);
@@ -39,7 +39,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
     }
 
     /// What the subscription keeps of a partition, and what its task is made of.
-    fn own(&mut self, taking: Taking, reader: Box<dyn PartitionReader>) -> Task<S> {
+    fn own(&mut self, taking: Taking, reader: Box<dyn PartitionReader>) -> Task {
         let Taking { assignment, found, claim, ended, kept, begun, .. } = taking;
         let start = reader.position();
         let begun = begun || aqueduct_core::planted("start-not-kept");
@@ -95,8 +95,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
 }
 
 /// What a partition's task is made of.
-struct Task<S> {
-    shared: Arc<Shared<S>>,
+struct Task {
+    shared: Arc<Shared>,
     consumer: Arc<dyn Consumer>,
     assigned: Arc<Assigned>,
     noted: Noted,
@@ -113,7 +113,7 @@ struct Task<S> {
     released: mpsc::UnboundedReceiver<Asked>,
 }
 
-impl<S: Send + Sync + 'static> Task<S> {
+impl Task {
     /// Waits until it is stored where the partition begins. Else a kill would choose a later start, and what lies between would
     /// never be handled; or what lies there would expire, and nobody would know. And a log that cannot be asked whose a
     /// partition is before anything was settled in it is asked by this.

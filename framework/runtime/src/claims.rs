@@ -5,8 +5,8 @@
 //! no has a claim that is newer than the owner's; the owner, which is fenced by it, asks the group and takes the partition
 //! again.
 //!
-//! All of it waits, for a database that a handler holds or for a group without a coordinator, so it is a task of its own: the
-//! subscription hears signals meanwhile.
+//! All of it waits, for a database that a handler holds, a group without a coordinator or a partition without a leader, so it
+//! is a task of its own: the subscription hears signals meanwhile.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -75,8 +75,8 @@ pub(crate) struct Taking {
 pub(crate) struct Answered {
     /// Those that can be read.
     pub(crate) opened: Vec<Opened>,
-    /// Those that cannot be read yet, and why.
-    pub(crate) unopened: Vec<(Asked, Taking, LogError)>,
+    /// Those that could not be read together.
+    pub(crate) unopened: Vec<(Asked, Taking)>,
     /// Those that were added, and wait first.
     pub(crate) added: Vec<(Assignment, Found, i32)>,
 }
@@ -85,12 +85,12 @@ pub(crate) struct Answered {
 pub(crate) type Opened = (Taking, Box<dyn PartitionReader>);
 
 /// Takes partitions up.
-pub(crate) struct Taker<S> {
-    pub(crate) shared: Arc<Shared<S>>,
+pub(crate) struct Taker {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) consumer: Arc<dyn Consumer>,
 }
 
-impl<S: Send + Sync + 'static> Taker<S> {
+impl Taker {
     /// Looks at them, takes them in the database, asks the group whether they are still this member's, and opens their readers.
     ///
     /// # Errors
@@ -119,72 +119,53 @@ impl<S: Send + Sync + 'static> Taker<S> {
         Ok(answered)
     }
 
-    /// Opens their readers, with as few questions as there can be.
-    async fn open(&self, taken: Vec<(Asked, Taking)>, answered: &mut Answered) -> Result<(), LogError> {
+    /// Opens their readers, with as few questions as there can be. Where one is over, or its leader away, each becomes a matter of
+    /// its own.
+    async fn open(&self, mut taken: Vec<(Asked, Taking)>, answered: &mut Answered) -> Result<(), LogError> {
+        taken.retain(|(asked, _)| !asked.is_over());
         if taken.is_empty() {
             return Ok(());
         }
         let starts = taken.iter().map(|(_, taking)| (taking.assignment.clone(), taking.start)).collect();
         match self.consumer.assign(starts).await {
-            Ok(readers) => {
-                answered.opened.extend(taken.into_iter().map(|(_, taking)| taking).zip(readers));
-                return Ok(());
-            }
-            Err(error) if is_of_one(&error) && !aqueduct_core::planted("unopened-ends-the-client") => {}
-            Err(error) => return Err(error),
-        }
-        // One of them is over, or its leader away. The others do not wait for it.
-        for (asked, taking) in taken {
-            match self.open_one(&taking).await {
-                Ok(reader) => answered.opened.extend(reader.map(|reader| (taking, reader))),
-                Err(error) if error.kind() == LogErrorKind::Unreachable => {
-                    answered.unopened.push((asked, taking, error));
+            Ok(readers) => answered.opened.extend(taken.into_iter().map(|(_, taking)| taking).zip(readers)),
+            Err(error) if is_of_one(&error) && !aqueduct_core::planted("unopened-ends-the-client") => {
+                for (asked, taking) in taken {
+                    self.say(&asked, &error.to_string());
+                    answered.unopened.push((asked, taking));
                 }
-                Err(error) => return Err(error),
             }
+            Err(error) => return Err(error),
         }
         Ok(())
     }
 
-    /// Opens one's reader. None where it is over: the signal that says so is on its way.
-    async fn open_one(&self, taking: &Taking) -> Result<Option<Box<dyn PartitionReader>>, LogError> {
-        match self.consumer.assign(vec![(taking.assignment.clone(), taking.start)]).await {
-            Ok(readers) => Ok(readers.into_iter().next()),
-            Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
-                let (subscription, partition) =
-                    (&self.shared.subscription.name, &taking.assignment.partition);
-                tracing::warn!(subscription, %partition, %error, "an assignment was over before it began");
-                Ok(None)
-            }
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Opens the reader of a partition that could not be read, when it can.
+    /// Opens the reader of one partition, when it can.
     ///
     /// # Errors
     /// What waiting does not mend.
-    async fn open_late(
-        self,
-        asked: Asked,
-        taking: Taking,
-        mut error: LogError,
-    ) -> Result<Answered, LogError> {
+    async fn open_alone(self, asked: Asked, taking: Taking) -> Result<Answered, LogError> {
         let mut answered = Answered::default();
-        loop {
-            self.pause(&asked, &error.to_string()).await;
-            if asked.is_over() {
-                return Ok(answered);
-            }
-            error = match self.open_one(&taking).await {
+        while !asked.is_over() {
+            match self.consumer.assign(vec![(taking.assignment.clone(), taking.start)]).await {
                 Ok(reader) => {
-                    answered.opened.extend(reader.map(|reader| (taking, reader)));
-                    return Ok(answered);
+                    answered.opened.extend(std::iter::once(taking).zip(reader));
+                    break;
                 }
-                Err(error) if error.kind() == LogErrorKind::Unreachable => error,
+                // The signal that says so is on its way.
+                Err(error) if error.kind() == LogErrorKind::StaleGeneration => {
+                    let (subscription, partition) =
+                        (&self.shared.subscription.name, &asked.assignment.partition);
+                    tracing::warn!(subscription, %partition, %error, "an assignment was over before it began");
+                    break;
+                }
+                Err(error) if error.kind() == LogErrorKind::Unreachable => {
+                    self.pause(&asked, &error.to_string()).await;
+                }
                 Err(error) => return Err(error),
-            };
+            }
         }
+        Ok(answered)
     }
 
     /// Those that the group still gives to this member, with where it stands now.
@@ -271,6 +252,13 @@ impl<S: Send + Sync + 'static> Taker<S> {
 
     /// Says why it waits, and waits before a partition is asked for again.
     async fn pause(&self, asked: &Asked, error: &str) {
+        if !asked.is_over() {
+            self.say(asked, error);
+            tokio::time::sleep(AGAIN).await;
+        }
+    }
+
+    fn say(&self, asked: &Asked, error: &str) {
         // Of one that is not wanted any more a newer assignment may be there.
         if asked.is_over() {
             return;
@@ -279,8 +267,9 @@ impl<S: Send + Sync + 'static> Taker<S> {
         tracing::warn!(subscription, %partition, error, "cannot take the partition yet");
         self.shared.board.partition(partition, |status| {
             status.waiting = Some(format!("it cannot be taken yet: {error}"));
+            // That it was fenced is why it is taken again, and no reason any more.
+            status.stopped = None;
         });
-        tokio::time::sleep(AGAIN).await;
     }
 
     /// What is to be known of a partition before. None where it is not wanted any more.
@@ -301,7 +290,7 @@ impl<S: Send + Sync + 'static> Taker<S> {
     }
 }
 
-impl<S: Clone + Send + Sync + 'static> Running<S> {
+impl Running {
     /// Begins to take up what was assigned.
     pub(super) fn assign(&mut self, assignments: Vec<Assignment>) {
         let mut asked = Vec::with_capacity(assignments.len());
@@ -324,7 +313,7 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         self.takes.spawn(async move { (about, taker.take_up(asked).await) });
     }
 
-    fn taker(&self) -> Taker<S> {
+    fn taker(&self) -> Taker {
         Taker { shared: Arc::clone(&self.shared), consumer: Arc::clone(&self.consumer) }
     }
 
@@ -360,15 +349,15 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         }
         // Where new ones begin is stored at once.
         self.settle_soon();
-        let mut late = Vec::with_capacity(unopened.len());
-        for (asked, taking, error) in unopened {
+        let mut alone = Vec::with_capacity(unopened.len());
+        for (asked, taking) in unopened {
             let (about, taker) = (asked.assignment.clone(), self.taker());
-            late.push(about.clone());
-            self.takes.spawn(async move { (vec![about], taker.open_late(asked, taking, error).await) });
+            alone.push(about.clone());
+            self.takes.spawn(async move { (vec![about], taker.open_alone(asked, taking).await) });
         }
         for assignment in about {
             if waits(self, &assignment)
-                && !late.iter().any(|late| same(late, &assignment))
+                && !alone.iter().any(|one| same(one, &assignment))
                 && let Some(owned) = self.partitions.get_mut(&assignment.partition)
             {
                 // Another's, says the group, whose word of it is on its way. It gives no generation twice, so it is not asked again.

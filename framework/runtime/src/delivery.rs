@@ -30,7 +30,7 @@ use crate::{
     health::Health,
     places::Pool,
     status::Board,
-    subscription::{Routing, Subscription, Target},
+    subscription::{Routing, Target, Terms},
     work::{Spare, Started, panicked},
 };
 
@@ -41,10 +41,9 @@ const STRIKES: u32 = 3;
 const STRIKES_WITHIN: u64 = 16;
 
 /// What all partitions of a subscription share.
-pub(crate) struct Shared<S> {
-    pub(crate) subscription: Subscription<S>,
-    pub(crate) routing: Routing<S>,
-    pub(crate) state: S,
+pub(crate) struct Shared {
+    pub(crate) subscription: Terms,
+    pub(crate) routing: Routing,
     pub(crate) bus: Bus,
     pub(crate) effects: Option<Arc<dyn Effects>>,
     pub(crate) places: Arc<Pool>,
@@ -89,18 +88,18 @@ pub(crate) enum Attempted {
 }
 
 /// What came of running a handler where its record was read.
-pub(crate) enum InPlace<S> {
+pub(crate) enum InPlace {
     /// It is over.
     Over(Attempted),
     /// It waits for something, and wakes the waker that it was polled with.
-    Waits(Started<S>),
+    Waits(Started),
     /// It has returned events: [`Shared::attempt`] goes on with it.
-    Returned(Started<S>, Vec<Draft>),
+    Returned(Started, Vec<Draft>),
     /// It needs a transaction, a span, or a thread of its own: begin it by [`Shared::attempt`].
     Elsewhere,
 }
 
-impl<S: Send + Sync + 'static> Shared<S> {
+impl Shared {
     /// Begins the first attempt at `record`, and polls the handler once, here, with `waker`. A handler that is ready at
     /// once costs no task, no queue and no allocation of ours. Tells the route too, where the record has one.
     pub(crate) fn in_place(
@@ -108,9 +107,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
         assigned: &Assigned,
         record: &Record,
         attempt: u32,
-        spare: &mut Spare<S>,
+        spare: &mut Spare,
         waker: &Waker,
-    ) -> (InPlace<S>, Option<usize>) {
+    ) -> (InPlace, Option<usize>) {
         let (incoming, route) = match self.read(record) {
             Ok(read) => read,
             Err(over) => return (InPlace::Over(over), None),
@@ -124,9 +123,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
         incoming: &Incoming<'_>,
         route: usize,
         attempt: u32,
-        spare: &mut Spare<S>,
+        spare: &mut Spare,
         waker: &Waker,
-    ) -> InPlace<S> {
+    ) -> InPlace {
         if assigned.claim.is_some() || incoming.sampled() || self.blocks(route) {
             return InPlace::Elsewhere;
         }
@@ -134,9 +133,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
             return InPlace::Elsewhere;
         };
         let mut slot = spare.take(route, &**handler);
-        let mut context = Context { state: &self.state, incoming, payload, attempt, lease: None };
+        let context = Context { state: &(), incoming, payload, attempt, lease: None };
         let polled = catch_unwind(AssertUnwindSafe(|| {
-            slot.as_mut().start(&mut context)?;
+            slot.as_mut().start(context)?;
             Ok(slot.as_mut().poll(&mut task::Context::from_waker(waker)))
         }));
         match polled {
@@ -172,9 +171,9 @@ impl<S: Send + Sync + 'static> Shared<S> {
         record: &Record,
         place: Place,
         attempt: u32,
-        mut begun: Option<Started<S>>,
+        mut begun: Option<Started>,
         returned: Option<Vec<Draft>>,
-    ) -> (Attempted, Option<Started<S>>) {
+    ) -> (Attempted, Option<Started>) {
         let tried = self.try_attempt(assigned, record, place, attempt, &mut begun, returned);
         let tried = AssertUnwindSafe(tried).catch_unwind().await;
         let attempted = match tried {
@@ -198,13 +197,13 @@ impl<S: Send + Sync + 'static> Shared<S> {
         record: &Record,
         place: Place,
         attempt: u32,
-        begun: &mut Option<Started<S>>,
+        begun: &mut Option<Started>,
         returned: Option<Vec<Draft>>,
     ) -> Result<Attempted, Attempted> {
         let (incoming, route) = self.read(record)?;
         let Some(handler) = self.routing.route(route) else { return Ok(Attempted::Ended) };
         let payload = incoming.payload.unwrap_or_default();
-        let context = Context { state: &self.state, incoming: &incoming, payload, attempt, lease: None };
+        let context = Context { state: &(), incoming: &incoming, payload, attempt, lease: None };
         let Some((effects, claim)) = self.effects.as_ref().zip(assigned.claim) else {
             let drafts = match returned {
                 Some(drafts) => drafts,
@@ -326,10 +325,10 @@ impl<S: Send + Sync + 'static> Shared<S> {
     /// Runs the handler, in a span where the trace is recorded.
     async fn call(
         &self,
-        handler: &dyn Route<S>,
+        handler: &dyn Route,
         route: usize,
-        mut context: Context<'_, S>,
-        begun: &mut Option<Started<S>>,
+        context: Context<'_, ()>,
+        begun: &mut Option<Started>,
     ) -> Result<Vec<Draft>, Attempted> {
         let span = context.incoming.sampled().then(|| {
             let (envelope, position) = (context.incoming.envelope(), context.position());
@@ -345,10 +344,8 @@ impl<S: Send + Sync + 'static> Shared<S> {
         });
         if begun.is_none() {
             let started = begun.insert(Started { route, slot: handler.slot() });
-            started.slot.as_mut().start(&mut context).map_err(refused)?;
+            started.slot.as_mut().start(context).map_err(refused)?;
         }
-        // A lease that no extractor took goes back before the handler runs, else it would hold up its neighbours.
-        drop(context);
         let Some(started) = begun else { return Ok(Vec::new()) };
         let running = Measured { shared: self, route, slot: started.slot.as_mut() };
         let result = match span {
@@ -394,13 +391,13 @@ impl<S: Send + Sync + 'static> Shared<S> {
 }
 
 /// A handler, polled under the clock.
-struct Measured<'a, S> {
-    shared: &'a Shared<S>,
+struct Measured<'a> {
+    shared: &'a Shared,
     route: usize,
-    slot: Pin<&'a mut dyn aqueduct_core::handler::Slot<S>>,
+    slot: Pin<&'a mut dyn aqueduct_core::handler::Slot>,
 }
 
-impl<S: Send + Sync + 'static> Future for Measured<'_, S> {
+impl Future for Measured<'_> {
     type Output = Result<Vec<Draft>, HandlerError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Self::Output> {

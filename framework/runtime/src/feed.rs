@@ -33,13 +33,13 @@ pub(crate) enum Fed {
     Over(LogError),
 }
 
-pub(crate) struct Feeder<S> {
-    pub(crate) shared: Arc<Shared<S>>,
+pub(crate) struct Feeder {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) assigned: Arc<Assigned>,
     pub(crate) reader: Box<dyn PartitionReader>,
 }
 
-impl<S: Send + Sync + 'static> Feeder<S> {
+impl Feeder {
     /// Reads until nobody listens any more.
     pub(crate) async fn run(mut self, told: mpsc::Sender<Fed>) {
         let mut delay = FIRST_DELAY;

@@ -44,7 +44,7 @@ pub(crate) struct Found {
     pub(crate) refused: Option<String>,
 }
 
-impl<S: Send + Sync + 'static> Taker<S> {
+impl Taker {
     /// Looks at a partition that was assigned.
     pub(crate) async fn look(&self, assignment: &Assignment, topics: &mut Topics) -> Result<Found, LogError> {
         let Assignment { partition, topic_id, settled, .. } = assignment;
@@ -78,7 +78,7 @@ impl<S: Send + Sync + 'static> Taker<S> {
     }
 }
 
-impl<S: Clone + Send + Sync + 'static> Running<S> {
+impl Running {
     /// Lets one that was added wait: nothing of it is taken in the database before.
     pub(super) fn let_grow(&mut self, assignment: Assignment, found: Found, older: i32) {
         let (id, generation) = (assignment.partition.clone(), assignment.generation);
@@ -106,11 +106,7 @@ struct Growing {
 
 impl Growing {
     /// Waits. `Grown` in the end, unless something else is wished meanwhile.
-    async fn run<S: Send + Sync + 'static>(
-        mut self,
-        shared: Arc<Shared<S>>,
-        mut wished: watch::Receiver<Wish>,
-    ) -> Closed {
+    async fn run(mut self, shared: Arc<Shared>, mut wished: watch::Receiver<Wish>) -> Closed {
         let partition = self.partition.clone();
         let name = shared.subscription.name.clone();
         let mut looked = false;
@@ -151,10 +147,7 @@ impl Growing {
     }
 
     /// What it waits for, if it still does.
-    async fn waits<S: Send + Sync + 'static>(
-        &mut self,
-        shared: &Arc<Shared<S>>,
-    ) -> Result<Option<String>, LogError> {
+    async fn waits(&mut self, shared: &Arc<Shared>) -> Result<Option<String>, LogError> {
         let (log, group) = (shared.bus.log(), shared.subscription.name.as_str());
         let PartitionId { topic, partition } = &self.partition;
         if !self.prepared && shared.subscription.on_failure == OnFailure::Park {

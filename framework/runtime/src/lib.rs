@@ -4,8 +4,8 @@
 //! - [`subscription`]: [`Subscription`], what a service declares; its guarantee line
 //! - [`policy`]: [`Retry`] and [`OnFailure`]
 //! - `subscriber`: one task per subscription; makes the log's client anew when it died
-//! - `running`: hand-over and drain, while there is a client; `assignment`: taking partitions up, and those that were added
-//!   (`growth`) in their turn; `settler` stores settled offsets with what is `noted` beside them, `monitor` finds partitions without progress
+//! - `running`: hand-over and drain, while there is a client; `claims`: taking partitions up, and those that were added
+//!   (`growth`) in their turn; `assignment`: beginning them; `settler` stores settled offsets with what is `noted` beside them, `monitor` finds partitions without progress
 //! - `partition`: one task per partition; `feed` reads for it; `admission`: what it begins, by window, lanes of keys (`lanes`) and the
 //!   subscription's `places`; `in_flight`: what is under way (`work`); `progress` and `ring`: how far it is
 //! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the

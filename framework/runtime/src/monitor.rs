@@ -76,11 +76,7 @@ impl Monitor {
     }
 
     /// Looks at the partitions, about once a second, and begins to ask the log for its ends.
-    pub(crate) fn look<S: Send + Sync + 'static>(
-        &mut self,
-        shared: &Arc<Shared<S>>,
-        partitions: &BTreeMap<PartitionId, Owned>,
-    ) {
+    pub(crate) fn look(&mut self, shared: &Arc<Shared>, partitions: &BTreeMap<PartitionId, Owned>) {
         let now = Instant::now();
         if self.looked.is_some_and(|looked| now - looked < LOOK) {
             return;

@@ -15,7 +15,7 @@ use crate::{
     work::{Finished, Work},
 };
 
-impl<S: Send + Sync + 'static> Partition<S> {
+impl Partition {
     /// An attempt at a lane's first record ended.
     pub(super) fn on_attempted(&mut self, id: LaneId, attempted: Attempted) -> Result<(), Halt> {
         let Some(lane) = self.lanes.get_mut(id) else { return Ok(()) };

@@ -64,21 +64,21 @@ pub(crate) enum Closed {
     Grown,
 }
 
-pub(crate) struct Partition<S> {
-    pub(super) shared: Arc<Shared<S>>,
+pub(crate) struct Partition {
+    pub(super) shared: Arc<Shared>,
     pub(super) assigned: Arc<Assigned>,
     pub(super) ring: Ring,
     pub(super) progress: Arc<Progress>,
     /// Offsets that ended under an earlier assignment.
     pub(super) ended: HashSet<Offset>,
     pub(super) lanes: Lanes,
-    pub(super) running: InFlight<Work<S>>,
+    pub(super) running: InFlight<Work>,
     /// What has ended and was not taken in yet.
-    pub(super) finished: VecDeque<Finished<S>>,
+    pub(super) finished: VecDeque<Finished>,
     pub(super) parked: ParkedKeys,
     pub(super) aside: Aside,
     pub(super) returned: Returned,
-    pub(super) spare: Spare<S>,
+    pub(super) spare: Spare,
     pub(super) places: Places,
     /// Read, and not yet within the window: the next record of a batch, and where the reader stood after the batch.
     pub(super) pending: Option<(Record, Offset)>,
@@ -114,9 +114,9 @@ pub(crate) struct Beginning {
     pub(crate) releases: Vec<Asked>,
 }
 
-impl<S: Send + Sync + 'static> Partition<S> {
+impl Partition {
     pub(crate) fn new(
-        shared: Arc<Shared<S>>,
+        shared: Arc<Shared>,
         assigned: Arc<Assigned>,
         start: Offset,
         progress: Arc<Progress>,

@@ -65,7 +65,7 @@ impl Progress {
     }
 }
 
-impl<S: Send + Sync + 'static> Partition<S> {
+impl Partition {
     pub(super) fn end(&mut self, sequence: u64) {
         self.ring.end(sequence);
         self.news += 1;

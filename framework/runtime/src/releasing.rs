@@ -15,7 +15,7 @@ use crate::{
     work::{Finished, Work},
 };
 
-impl<S: Send + Sync + 'static> Partition<S> {
+impl Partition {
     /// An operator asked for a key.
     pub(super) fn release(&mut self, asked: Asked) {
         let Asked { id, key, .. } = asked;

@@ -73,7 +73,7 @@ impl Returned {
     }
 }
 
-impl<S: Send + Sync + 'static> Partition<S> {
+impl Partition {
     /// Gives the writer what can go; what settles alone waits for its turn, as it does without returned events.
     pub(super) fn give_returned(&mut self) {
         if !self.shared.subscription.exactly_once {

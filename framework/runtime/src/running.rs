@@ -45,8 +45,8 @@ const DRAIN_RESERVE: Duration = Duration::from_millis(200);
 /// How long a revoked partition may drain: while it does, the member's other partitions may stand still.
 const REVOKE_DEADLINE: Duration = Duration::from_secs(1);
 
-pub(crate) struct Running<S> {
-    pub(crate) shared: Arc<Shared<S>>,
+pub(crate) struct Running {
+    pub(crate) shared: Arc<Shared>,
     pub(crate) consumer: Arc<dyn Consumer>,
     pub(crate) partitions: BTreeMap<PartitionId, Owned>,
     pub(crate) tasks: JoinSet<(PartitionId, i64, Closed)>,
@@ -69,7 +69,7 @@ pub(crate) struct Running<S> {
     pub(crate) unfinished: usize,
 }
 
-impl<S: Clone + Send + Sync + 'static> Running<S> {
+impl Running {
     pub(super) fn name(&self) -> &str {
         &self.shared.subscription.name
     }
@@ -301,8 +301,8 @@ impl<S: Clone + Send + Sync + 'static> Running<S> {
         };
         let settles_itself = self.shared.subscription.settles_itself();
         for (due, stored) in round {
-            // Not of an earlier claim: a partition may have been taken again meanwhile.
-            let owned = self.partitions.get_mut(&due.partition);
+            // Not of an earlier claim: a partition may have been taken again meanwhile, or be about to be.
+            let owned = self.partitions.get_mut(&due.partition).filter(|owned| !owned.taking);
             let Some(owned) =
                 owned.filter(|owned| (owned.generation(), owned.claim) == (due.generation, due.claim))
             else {

@@ -28,7 +28,7 @@ use crate::{
     policy::OnFailure,
     running::Running,
     status::{Board, SubscriptionStatus},
-    subscription::{Routing, Subscription, SubscriptionError},
+    subscription::{Routing, Subscription, SubscriptionError, Terms},
 };
 
 /// How long leaving the group may take.
@@ -38,10 +38,9 @@ const LEAVE: Duration = Duration::from_secs(1);
 const LEAVE_LATE: Duration = Duration::from_millis(100);
 
 /// A subscription ready to run.
-pub struct Subscriber<S> {
-    subscription: Subscription<S>,
-    routing: Routing<S>,
-    state: S,
+pub struct Subscriber {
+    subscription: Terms,
+    routing: Routing,
     bus: Bus,
     effects: Option<Arc<dyn Effects>>,
     board: Board,
@@ -64,26 +63,26 @@ pub struct SubscriberError {
     pub source: LogError,
 }
 
-impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
+impl Subscriber {
     /// Checks a declaration against what the app has.
     ///
     /// # Errors
     /// The declaration cannot be run.
-    pub fn new(
+    pub fn new<S: Send + Sync + 'static>(
         subscription: Subscription<S>,
         state: S,
         bus: Bus,
         effects: Option<Arc<dyn Effects>>,
     ) -> Result<Self, SubscriptionError> {
-        let effects = effects.filter(|_| !subscription.exactly_once);
-        let routing = subscription.plan(effects.as_ref())?;
+        let effects = effects.filter(|_| !subscription.is_exactly_once());
+        let (subscription, routing) = subscription.plan(state, effects.as_ref())?;
         let board = Board::new(SubscriptionStatus {
             name: subscription.name.clone(),
-            guarantee: subscription.guarantee(bus.log().capabilities(), effects.as_ref()),
+            guarantee: subscription.guarantee(&routing, bus.log().capabilities(), effects.as_ref()),
             topics: routing.topics.iter().map(ToString::to_string).collect(),
             ..SubscriptionStatus::default()
         });
-        Ok(Self { subscription, routing, state, bus, effects, board })
+        Ok(Self { subscription, routing, bus, effects, board })
     }
 
     /// Tells the status, before, during and after the run.
@@ -121,7 +120,6 @@ impl<S: Clone + Send + Sync + 'static> Subscriber<S> {
             routes: (0..self.routing.len()).map(|_| RouteState::default()).collect(),
             subscription: self.subscription,
             routing: self.routing,
-            state: self.state,
             bus: self.bus,
             effects: self.effects,
             board: self.board,
@@ -231,8 +229,8 @@ fn can_be_made_anew(error: &LogError) -> bool {
 }
 
 /// Joins the group anew, for as long as it takes. None: stopped before.
-async fn join_again<S: Send + Sync + 'static>(
-    shared: &Shared<S>,
+async fn join_again(
+    shared: &Shared,
     stop: &CancellationToken,
 ) -> Result<Option<Arc<dyn Consumer>>, LogError> {
     let mut failures = 0;
@@ -258,7 +256,7 @@ async fn join_again<S: Send + Sync + 'static>(
     }
 }
 
-impl<S> std::fmt::Debug for Subscriber<S> {
+impl std::fmt::Debug for Subscriber {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subscriber").field("subscription", &self.subscription).finish_non_exhaustive()
     }

@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use aqueduct_core::{
     Event, EventInfo, EventSet, EventType, Handler, IntoEvents, TopicName,
     effects::Effects,
-    handler::{self, Args, Route},
+    handler::{self, Args, Route, Stateless},
     log::{Capabilities, Start},
     name::{self, NameError},
 };
@@ -15,10 +15,16 @@ use crate::policy::{OnFailure, Retry};
 
 /// A named consumer group, with its handlers.
 pub struct Subscription<S> {
-    pub(crate) name: String,
-    routes: Vec<Arc<dyn Route<S>>>,
+    terms: Terms,
+    routes: Vec<Stateless<S>>,
     ignored: Vec<EventInfo>,
     defaults: Vec<EventInfo>,
+}
+
+/// What a subscription says beside its handlers.
+#[derive(Debug)]
+pub(crate) struct Terms {
+    pub(crate) name: String,
     pub(crate) concurrency: usize,
     pub(crate) window: usize,
     pub(crate) retry: Retry,
@@ -95,11 +101,8 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     /// per partition, five attempts, then the key is parked; a new group starts at the earliest record.
     #[must_use]
     pub fn builder(name: &str) -> Self {
-        Self {
+        let terms = Terms {
             name: name.to_owned(),
-            routes: Vec::new(),
-            ignored: Vec::new(),
-            defaults: Vec::new(),
             concurrency: 64,
             window: 4_096,
             retry: Retry::exponential(),
@@ -109,7 +112,8 @@ impl<S: Send + Sync + 'static> Subscription<S> {
             max_record_bytes: 1024 * 1024,
             exactly_once: false,
             unordered_growth: false,
-        }
+        };
+        Self { terms, routes: Vec::new(), ignored: Vec::new(), defaults: Vec::new() }
     }
 
     /// Routes the events that `handler` takes to it.
@@ -120,7 +124,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
         T: Args<S>,
         H::Output: IntoEvents,
     {
-        self.routes.push(Arc::new(handler::route::<S, H, T>(handler)));
+        self.routes.push(handler::route::<S, H, T>(handler));
         self
     }
 
@@ -143,13 +147,13 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     /// How many handlers run at once, over all partitions of this process.
     #[must_use]
     pub fn concurrency(self, concurrency: usize) -> Self {
-        Self { concurrency, ..self }
+        Self { terms: Terms { concurrency, ..self.terms }, ..self }
     }
 
     /// How many deliveries of a partition may be above its settled offset.
     #[must_use]
     pub fn window(self, window: usize) -> Self {
-        Self { window, ..self }
+        Self { terms: Terms { window, ..self.terms }, ..self }
     }
 
     /// From topic to topic, exactly once: what handlers return goes into the log in one transaction with the settled offset,
@@ -160,7 +164,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     /// handler that takes `Tx` has its effects once without it.
     #[must_use]
     pub fn exactly_once(self) -> Self {
-        Self { exactly_once: true, ..self }
+        Self { terms: Terms { exactly_once: true, ..self.terms }, ..self }
     }
 
     /// Takes partitions that are added to a topic up at once. A key that moves to one then overtakes what it left in an older
@@ -168,19 +172,19 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     /// first record, and hold no parked key.
     #[must_use]
     pub fn unordered_growth(self) -> Self {
-        Self { unordered_growth: true, ..self }
+        Self { terms: Terms { unordered_growth: true, ..self.terms }, ..self }
     }
 
     /// How often a failed delivery is attempted.
     #[must_use]
     pub fn retry(self, retry: Retry) -> Self {
-        Self { retry, ..self }
+        Self { terms: Terms { retry, ..self.terms }, ..self }
     }
 
     /// What happens then.
     #[must_use]
     pub fn then(self, on_failure: OnFailure) -> Self {
-        Self { on_failure, ..self }
+        Self { terms: Terms { on_failure, ..self.terms }, ..self }
     }
 
     /// How long a failing key is held in memory: while no other delivery of its handler succeeds, which may be an outage,
@@ -188,33 +192,58 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     /// with a due time. Ten minutes by default.
     #[must_use]
     pub fn hold_at_most(self, hold_at_most: Duration) -> Self {
-        Self { hold_at_most, ..self }
+        Self { terms: Terms { hold_at_most, ..self.terms }, ..self }
     }
 
     /// Where a group that has settled nothing starts.
     #[must_use]
     pub fn start(self, start: Start) -> Self {
-        Self { start, ..self }
+        Self { terms: Terms { start, ..self.terms }, ..self }
     }
 
     /// The largest record that is decoded, in bytes; larger ones fail for good.
     #[must_use]
     pub fn max_record_bytes(self, max_record_bytes: usize) -> Self {
-        Self { max_record_bytes, ..self }
+        Self { terms: Terms { max_record_bytes, ..self.terms }, ..self }
     }
 
     /// The group's name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.terms.name
     }
 
+    pub(crate) fn is_exactly_once(&self) -> bool {
+        self.terms.exactly_once
+    }
+
+    /// Gives the handlers their state, and finds where each event goes.
+    pub(crate) fn plan(
+        self,
+        state: S,
+        effects: Option<&Arc<dyn Effects>>,
+    ) -> Result<(Terms, Routing), SubscriptionError> {
+        let Self { terms, routes, ignored, defaults } = self;
+        let state = Arc::new(state);
+        let routes = routes.into_iter().map(|route| route(Arc::clone(&state))).collect();
+        let routing = terms.plan(routes, &ignored, &defaults, effects)?;
+        Ok((terms, routing))
+    }
+}
+
+impl Terms {
     /// Whether each partition's task settles, in transactions with what handlers returned, and nobody else.
     pub(crate) fn settles_itself(&self) -> bool {
         self.exactly_once && !aqueduct_core::planted("settled-before-what-was-returned")
     }
 
-    pub(crate) fn plan(&self, effects: Option<&Arc<dyn Effects>>) -> Result<Routing<S>, SubscriptionError> {
+    fn plan(
+        &self,
+        routes: Vec<Arc<dyn Route>>,
+        ignored: &[EventInfo],
+        defaults: &[EventInfo],
+        effects: Option<&Arc<dyn Effects>>,
+    ) -> Result<Routing, SubscriptionError> {
         name::check("subscription", &self.name)?;
         let subscription = || self.name.clone();
         for (setting, value) in [("concurrency", self.concurrency), ("window", self.window)] {
@@ -222,18 +251,18 @@ impl<S: Send + Sync + 'static> Subscription<S> {
                 return Err(SubscriptionError::Zero { subscription: subscription(), setting });
             }
         }
-        if self.routes.is_empty() {
+        if routes.is_empty() {
             return Err(SubscriptionError::NoHandler(subscription()));
         }
         let mut routing = Routing {
-            routes: self.routes.clone(),
+            routes,
             targets: HashMap::new(),
             defaults: HashMap::new(),
             topics: Vec::new(),
-            ignores: !self.ignored.is_empty(),
+            ignores: !ignored.is_empty(),
         };
         let mut topics = Vec::new();
-        for (index, route) in self.routes.iter().enumerate() {
+        for (index, route) in routing.routes.iter().enumerate() {
             if let Some(wanted) = route.database() {
                 if self.exactly_once {
                     let handler = route.name();
@@ -260,7 +289,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
                 }
             }
         }
-        for info in &self.ignored {
+        for info in ignored {
             topics.push(info.topic);
             if routing.targets.insert(info.event.name, Target::Ignore).is_some() {
                 return Err(SubscriptionError::Twice {
@@ -269,7 +298,7 @@ impl<S: Send + Sync + 'static> Subscription<S> {
                 });
             }
         }
-        for info in &self.defaults {
+        for info in defaults {
             topics.push(info.topic);
             if routing.defaults.insert(info.topic, info.event).is_some() {
                 return Err(SubscriptionError::TwoDefaults {
@@ -285,17 +314,22 @@ impl<S: Send + Sync + 'static> Subscription<S> {
     }
 
     /// One sentence of what this subscription guarantees, derived from its configuration.
-    pub(crate) fn guarantee(&self, capabilities: Capabilities, effects: Option<&Arc<dyn Effects>>) -> String {
+    pub(crate) fn guarantee(
+        &self,
+        routing: &Routing,
+        capabilities: Capabilities,
+        effects: Option<&Arc<dyn Effects>>,
+    ) -> String {
         let durable =
             if capabilities.durable { "at least once" } else { "at least once while the process lives" };
-        let transactional = self.routes.iter().filter(|route| route.database().is_some()).count();
+        let transactional = routing.routes.iter().filter(|route| route.database().is_some()).count();
         let once = match effects {
             _ if self.exactly_once => {
                 "published events once (in a transaction with the settled offset), other effects may repeat"
                     .to_owned()
             }
             None => "effects may repeat".to_owned(),
-            Some(effects) if transactional == self.routes.len() => {
+            Some(effects) if transactional == routing.len() => {
                 format!("effects once ({})", effects.guarantee())
             }
             Some(effects) if transactional == 0 => {
@@ -327,13 +361,13 @@ impl<S: Send + Sync + 'static> Subscription<S> {
 
 impl<S> fmt::Debug for Subscription<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Subscription").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Subscription").field("terms", &self.terms).finish_non_exhaustive()
     }
 }
 
 /// Where each event type goes. The maps are only looked up in: nothing follows their order.
-pub(crate) struct Routing<S> {
-    routes: Vec<Arc<dyn Route<S>>>,
+pub(crate) struct Routing {
+    routes: Vec<Arc<dyn Route>>,
     targets: HashMap<&'static str, Target>,
     defaults: HashMap<&'static str, EventType>,
     pub(crate) topics: Vec<TopicName>,
@@ -346,12 +380,12 @@ pub(crate) enum Target {
     Ignore,
 }
 
-impl<S> Routing<S> {
+impl Routing {
     pub(crate) fn target(&self, event: &str) -> Option<&Target> {
         self.targets.get(event)
     }
 
-    pub(crate) fn route(&self, index: usize) -> Option<&Arc<dyn Route<S>>> {
+    pub(crate) fn route(&self, index: usize) -> Option<&Arc<dyn Route>> {
         self.routes.get(index)
     }
 

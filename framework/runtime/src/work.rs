@@ -23,12 +23,12 @@ use crate::{
 };
 
 /// A handler at work in its slot.
-pub(crate) struct Started<S> {
+pub(crate) struct Started {
     pub(crate) route: usize,
-    pub(crate) slot: RouteSlot<S>,
+    pub(crate) slot: RouteSlot,
 }
 
-impl<S> Started<S> {
+impl Started {
     /// Drops a handler that panicked; what it held may panic once more.
     pub(crate) fn discard(self) {
         // There is nothing left to do with a second panic: the first is the attempt's failure.
@@ -37,22 +37,22 @@ impl<S> Started<S> {
 }
 
 /// Slots that are free, by route.
-pub(crate) struct Spare<S>(Vec<Vec<RouteSlot<S>>>);
+pub(crate) struct Spare(Vec<Vec<RouteSlot>>);
 
 /// The most slots that are kept of each route.
 const MAX_SPARE: usize = 128;
 
-impl<S> Spare<S> {
+impl Spare {
     pub(crate) fn new(routes: usize) -> Self {
         Self((0..routes).map(|_| Vec::new()).collect())
     }
 
-    pub(crate) fn take(&mut self, route: usize, make: &dyn Route<S>) -> RouteSlot<S> {
+    pub(crate) fn take(&mut self, route: usize, make: &dyn Route) -> RouteSlot {
         self.0.get_mut(route).and_then(Vec::pop).unwrap_or_else(|| make.slot())
     }
 
     /// Takes a slot back whose run is over.
-    pub(crate) fn give(&mut self, started: Started<S>) {
+    pub(crate) fn give(&mut self, started: Started) {
         if let Some(free) = self.0.get_mut(started.route).filter(|free| free.len() < MAX_SPARE) {
             free.push(started.slot);
         }
@@ -60,9 +60,9 @@ impl<S> Spare<S> {
 }
 
 /// What ended beside the partition's task.
-pub(crate) enum Finished<S> {
+pub(crate) enum Finished {
     /// An attempt; without its permit where its task died with it.
-    Attempt { lane: LaneId, attempted: Attempted, slot: Option<Started<S>>, permit: Option<Permit> },
+    Attempt { lane: LaneId, attempted: Attempted, slot: Option<Started>, permit: Option<Permit> },
     /// A dead letter's position was marked, or cannot be.
     Marked { lane: LaneId, attempted: Attempted },
     /// A parked record was read back.
@@ -81,36 +81,36 @@ pub(crate) struct Attempt {
 
 impl Attempt {
     /// From where it stands to its end.
-    pub(crate) async fn run<S: Send + Sync + 'static>(
+    pub(crate) async fn run(
         self,
-        shared: Arc<Shared<S>>,
+        shared: Arc<Shared>,
         assigned: Arc<Assigned>,
-        begun: Option<Started<S>>,
+        begun: Option<Started>,
         returned: Option<Vec<Draft>>,
-    ) -> Finished<S> {
+    ) -> Finished {
         let Self { lane, record, number, place, permit } = self;
         let (attempted, slot) = shared.attempt(&assigned, &record, place, number, begun, returned).await;
         Finished::Attempt { lane, attempted, slot, permit: Some(permit) }
     }
 
-    fn end<S>(self, attempted: Attempted, slot: Option<Started<S>>) -> Finished<S> {
+    fn end(self, attempted: Attempted, slot: Option<Started>) -> Finished {
         Finished::Attempt { lane: self.lane, attempted, slot, permit: Some(self.permit) }
     }
 }
 
 /// Something under way.
-pub(crate) enum Work<S> {
+pub(crate) enum Work {
     /// A handler that waits. Where it returns nothing there is nothing else to do, so it needs no box, and its record is
     /// not read again.
-    Handler(Attempt, Started<S>),
+    Handler(Attempt, Started),
     /// Whatever else.
-    Boxed(BoxFuture<'static, Finished<S>>),
+    Boxed(BoxFuture<'static, Finished>),
     /// It has ended.
     Over,
 }
 
-impl<S: Send + Sync + 'static> Work<S> {
-    pub(crate) fn boxed(work: impl Future<Output = Finished<S>> + Send + 'static) -> Self {
+impl Work {
+    pub(crate) fn boxed(work: impl Future<Output = Finished> + Send + 'static) -> Self {
         Self::Boxed(work.boxed())
     }
 
@@ -126,10 +126,10 @@ impl<S: Send + Sync + 'static> Work<S> {
     /// a handler that waits more than the rest of its way.
     pub(crate) fn poll(
         &mut self,
-        shared: &Arc<Shared<S>>,
+        shared: &Arc<Shared>,
         assigned: &Arc<Assigned>,
         cx: &mut Context<'_>,
-    ) -> Poll<Finished<S>> {
+    ) -> Poll<Finished> {
         let polled = match self {
             Self::Boxed(work) => return work.poll_unpin(cx),
             Self::Over => return Poll::Pending,

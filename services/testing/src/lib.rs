@@ -92,7 +92,7 @@ impl Running {
     /// Starts it.
     #[must_use]
     pub fn start(app: AppBuilder<()>) -> Self {
-        let app: App<()> = app.build().unwrap();
+        let app: App = app.build().unwrap();
         let (stop, stopped) = oneshot::channel();
         Self { status: app.status(), router: app.router(), stop, ended: tokio::spawn(app.run(stopped)) }
     }

@@ -67,7 +67,7 @@ impl Finish {
 ///
 /// # Errors
 /// The app failed, was stuck, or handled an event twice.
-pub async fn handle<S: Clone + Send + Sync + 'static>(app: App<S>, count: u64) -> anyhow::Result<Cost> {
+pub async fn handle(app: App, count: u64) -> anyhow::Result<Cost> {
     FINISH.expect(count);
     let stopwatch = Stopwatch::start();
     app.run(tokio::time::timeout(PATIENCE, FINISH.done())).await?;

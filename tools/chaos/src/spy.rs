@@ -302,19 +302,23 @@ impl Consumer for Member {
         &self,
         starts: Vec<(Assignment, Start)>,
     ) -> BoxFuture<'_, Result<Vec<Box<dyn PartitionReader>>, LogError>> {
-        for (assignment, start) in &starts {
-            let settled = match start {
-                Start::Offset(offset) => Some(*offset),
-                _ => None,
-            };
-            let (group, generation) = (self.group.clone(), assignment.generation);
-            let shard = shard(&assignment.partition);
-            self.watch.see(Observation::Assigned { group, shard, generation, settled });
-            lock(&self.watch.generations)
-                .insert((self.group.clone(), assignment.partition.clone()), generation);
-        }
         Box::pin(async move {
+            let taken = starts.clone();
             let readers = self.inner.assign(starts).await?;
+            for (assignment, start) in &taken {
+                let settled = match start {
+                    Start::Offset(offset) => Some(*offset),
+                    _ => None,
+                };
+                let (group, generation) = (self.group.clone(), assignment.generation);
+                let shard = shard(&assignment.partition);
+                self.watch.see(Observation::Assigned { group, shard, generation, settled });
+                let of = (self.group.clone(), assignment.partition.clone());
+                // An answer for an older one may be the later.
+                let mut generations = lock(&self.watch.generations);
+                let newest = generations.entry(of).or_insert(generation);
+                *newest = generation.max(*newest);
+            }
             let watched = readers.into_iter().map(|inner| {
                 let watch = Arc::clone(&self.watch);
                 Box::new(Reader { inner, watch }) as Box<dyn PartitionReader>

@@ -123,7 +123,7 @@ pub(super) const BUGS: &[Bug] = &[
         &["positions::who_has_lost_a_partition_and_is_told_so_by_the_database_leaves_it_alone"]),
     bug("unopened-ends-the-client", "P10", "a partition that cannot be read yet ends the membership of all", RUNTIME,
         &["taking::a_partition_that_cannot_be_read_yet_keeps_nobody_up"]),
-    bug("taking-not-given-back", "P9", "a partition that waits to be read is given back when it can be read", RUNTIME,
+    bug("taking-not-given-back", "P9", "a partition that waits to be read is never given back", RUNTIME,
         &["taking::what_is_being_taken_up_is_given_back_at_once"]),
     bug("take-of-another-generation", "P10", "a partition that was given anew stands still", RUNTIME,
         &["taking::two_generations_are_taken_up_at_once"]),

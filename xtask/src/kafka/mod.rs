@@ -23,7 +23,7 @@ use broker::Life;
 pub(crate) use state::Cluster;
 use state::{Broker, Listening};
 
-use crate::run::{Built, command, everything, need, step, target};
+use crate::run::{Built, command, everything, need, own, step, target};
 
 /// How long brokers may take until they listen: a cold JVM on a busy machine.
 const START: Duration = Duration::from_secs(120);
@@ -120,7 +120,7 @@ pub(crate) fn for_tests(
         let mut place = vec![
             (name(""), cluster.url().into()),
             (name("_DATA"), cluster.broker(1)?.data().into()),
-            (name("_XTASK"), std::env::current_exe()?.into()),
+            (name("_XTASK"), own()?.into()),
             (name("_CLUSTER"), state::home().into()),
         ];
         let secure = secure::urls(cluster).into_iter();

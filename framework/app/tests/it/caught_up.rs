@@ -22,7 +22,7 @@ async fn on_pong(event: Ponged, State(gate): State<Gate>) -> Handled<Option<Ping
 }
 
 /// The two apps, not running yet, each with its gate.
-fn apps(bus: &Bus) -> [(App<Gate>, Gate); 2] {
+fn apps(bus: &Bus) -> [(App, Gate); 2] {
     let (pinged, ponged) = (Gate::shut(), Gate::shut());
     let pinger = App::builder("pinger").log(bus).state(pinged.clone());
     let ponger = App::builder("ponger").log(bus).state(ponged.clone());

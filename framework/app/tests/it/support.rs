@@ -130,7 +130,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    pub(crate) fn start<S: Clone + Send + Sync + 'static>(app: App<S>) -> Self {
+    pub(crate) fn start(app: App) -> Self {
         let (status, router, stop) = (app.status(), app.router(), CancellationToken::new());
         let task = tokio::spawn(app.run(stop.clone().cancelled_owned()));
         Self { status, router, task, stop: stop.drop_guard() }

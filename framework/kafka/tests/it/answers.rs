@@ -290,6 +290,28 @@ async fn a_member_that_was_put_out_loses_all_and_comes_back() {
     assert_eq!(place.settled(&log).await, [Some(1), None]);
 }
 
+/// R7. A commit is not answered when all is lost. Red when the loss is answered meanwhile. What the client has
+/// not sent by then goes out under the next generation, over what the next owner has stored.
+#[tokio::test]
+async fn a_loss_is_answered_behind_the_commits_that_are_under_way() {
+    let (place, wire) = (Place::new().await, Wire::new());
+    let log = place.log(&wire.url(), "&session.timeout.ms=6000").await;
+    let (member, given) = place.join(&log).await;
+    wire.hold(Api::OffsetCommit);
+    let (settling, one) = (Arc::clone(&member), given[0].clone());
+    let settled = tokio::spawn(async move { settle(&settling, &one, 1).await });
+    let joined = wire.asked(Api::JoinGroup);
+    // Its heartbeats have no answer either: the session is over.
+    let Signal::Lost(_) = signal(&member).await else { panic!("it loses all") };
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!((wire.asked(Api::JoinGroup), settled.is_finished()), (joined, false));
+    wire.heal();
+    let _ = settled.await.unwrap();
+    let given = assigned(&member).await;
+    settle(&member, &given[0], 2).await.unwrap();
+    assert_eq!(place.settled(&log).await, [Some(2), None]);
+}
+
 /// P9: it takes the broker's judgement, since the zombie knows of nothing. Red when a transaction does not carry the
 /// member's generation, or only where its settlement moves something (seen in an hour of `chaos kafka`).
 #[tokio::test]

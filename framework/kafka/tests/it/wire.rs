@@ -18,6 +18,7 @@ pub(crate) enum Api {
     OffsetCommit = 8,
     OffsetFetch = 9,
     FindCoordinator = 10,
+    JoinGroup = 11,
     Heartbeat = 12,
     InitProducerId = 22,
     EndTxn = 26,
@@ -52,6 +53,8 @@ struct Faults {
     held: Option<Api>,
     /// How many have had their fault.
     met: usize,
+    /// How often each was asked.
+    asked: HashMap<u16, usize>,
 }
 
 #[derive(Default)]
@@ -109,6 +112,11 @@ impl Wire {
         self.shared.faults.lock().unwrap().held = Some(api);
     }
 
+    /// How often clients have asked this.
+    pub(crate) fn asked(&self, api: Api) -> usize {
+        self.shared.faults.lock().unwrap().asked.get(&(api as u16)).copied().unwrap_or_default()
+    }
+
     /// How many answers have had a fault.
     pub(crate) fn met(&self) -> usize {
         self.shared.faults.lock().unwrap().met
@@ -123,13 +131,14 @@ fn relay(client: TcpStream, broker: TcpStream, port: u16, shared: &Arc<Shared>) 
         stream.set_nodelay(true).unwrap();
     }
     let (mut from_client, mut to_broker) = (client.try_clone().unwrap(), broker.try_clone().unwrap());
-    let asking = Arc::clone(&asked);
+    let (asking, counted) = (Arc::clone(&asked), Arc::clone(shared));
     thread::spawn(move || {
         let mut carry = || -> io::Result<()> {
             loop {
                 let frame = read(&mut from_client)?;
                 let number = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
                 let asked = (number(0), number(2));
+                *counted.faults.lock().unwrap().asked.entry(asked.0).or_default() += 1;
                 asking.lock().unwrap().insert([frame[4], frame[5], frame[6], frame[7]], asked);
                 write(&mut to_broker, &frame)?;
             }

@@ -7,7 +7,7 @@ use aqueduct_core::{
     cloudevents::Incoming,
     effects::{Begin, Effects, Place, Scope, Transaction},
     environment::{Clock, Random},
-    handler::{Args, Context, Outcome, Route, route},
+    handler::{Args, Context, Outcome, route},
     log::PartitionId,
     record::OwnedRecord,
 };
@@ -140,18 +140,17 @@ impl<H, T, S> GivenHandler<H, T, S> {
             },
         };
         let incoming = Incoming::read(&record, None).expect("the record reads as an event");
-        let mut context = Context {
-            state: &self.state,
+        let context = Context {
+            state: &(),
             incoming: &incoming,
             payload: incoming.payload.unwrap_or_default(),
             attempt: self.attempt,
             lease: transaction.as_mut().and_then(|transaction| transaction.lease()),
         };
-        let mut slot = route::<S, H, T>(self.handler).slot();
-        if let Err(error) = slot.as_mut().start(&mut context) {
+        let mut slot = route::<S, H, T>(self.handler)(Arc::new(self.state)).slot();
+        if let Err(error) = slot.as_mut().start(context) {
             panic!("the handler's arguments cannot be made: {error:?}");
         }
-        drop(context);
         let outcome = poll_fn(|cx| slot.as_mut().poll(cx)).await;
         if let (Ok(drafts), Some(mut transaction)) = (&outcome, transaction) {
             let envelope = incoming.envelope();

@@ -81,7 +81,10 @@ impl Process {
     }
 
     pub(crate) fn read(&self, partition: &PartitionId, generation: i64) {
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner).insert(partition.clone(), generation);
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        // An answer for an older one may be the later.
+        let newest = reading.entry(partition.clone()).or_insert(generation);
+        *newest = generation.max(*newest);
     }
 
     /// Tells the observer, unless nobody could have seen it.
