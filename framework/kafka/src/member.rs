@@ -61,9 +61,6 @@ pub(crate) struct Member {
     /// after a newer. A transaction may wait for an outage: the other partitions are settled meanwhile.
     storing: Mutex<HashSet<PartitionId>>,
     freed: Condvar,
-    /// Commits that the client has not answered.
-    commits: Mutex<usize>,
-    answered: Condvar,
     client: Mutex<Option<Arc<Client>>>,
     told: mpsc::UnboundedSender<Told>,
     /// It shall leave.
@@ -175,8 +172,6 @@ impl Member {
             state: Mutex::default(),
             storing: Mutex::default(),
             freed: Condvar::new(),
-            commits: Mutex::default(),
-            answered: Condvar::new(),
             client: Mutex::default(),
             told,
             leaving: CancellationToken::new(),
@@ -284,8 +279,6 @@ impl Member {
             if !partitions.is_empty() && !aqueduct_core::planted("kafka-loss-not-told") {
                 self.tell(Told::Lost(partitions));
             }
-            drop(state);
-            self.commits_end();
             return false;
         }
         if let Some(proof) = GroupMetadata::of(client) {
@@ -320,8 +313,7 @@ impl Member {
         if !state.waits {
             return;
         }
-        let lost = !state.asked.is_empty();
-        if lost {
+        if !state.asked.is_empty() {
             if !client.assignment_lost() {
                 return;
             }
@@ -333,9 +325,6 @@ impl Member {
         }
         state.waits = false;
         drop(state);
-        if lost {
-            self.commits_end();
-        }
         if let Err(error) = client.incremental_unassign(&TopicPartitionList::new()) {
             tracing::warn!(group = self.group, %error, "a revoke could not be answered");
         }

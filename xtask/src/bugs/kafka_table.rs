@@ -47,8 +47,6 @@ pub(super) const KAFKA_BUGS: &[Bug] = &[
         &["contract::a_stale_generation_settles_nothing"]),
     bug("kafka-given-without-proof", "R7", "a woken process takes partitions up that it has lost", KAFKA,
         &["answers::partitions_are_given_with_a_proof_of_membership"]),
-    bug("kafka-loss-answered-at-once", "R7", "a commit goes out under a generation that it was not made under", KAFKA,
-        &["answers::a_loss_is_answered_behind_the_commits_that_are_under_way"]),
     bug("kafka-signals-wait-in-line", "P9", "a member and its group wait for each other for ever", KAFKA,
         &["answers::what_was_not_told_yet_is_given_back"]),
     bug("kafka-proves-nothing", "R8", "a zombie's transaction settles", KAFKA,

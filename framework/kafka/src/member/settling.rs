@@ -76,7 +76,6 @@ impl Member {
         given: &[(PartitionId, i64)],
         settled: &[Option<Settled>],
     ) -> Result<(), LogError> {
-        let _commit = self.commit_begins();
         let mut offsets = TopicPartitionList::new();
         for ((partition, generation), settled) in given.iter().zip(settled) {
             if !self.owns(partition, *generation) {
@@ -260,31 +259,6 @@ impl Member {
         }
     }
 
-    /// A commit, from where it is known that the partitions are this member's.
-    fn commit_begins(&self) -> Commit<'_> {
-        *lock(&self.commits) += 1;
-        Commit(self)
-    }
-
-    /// Waits until the client has answered every commit, before a loss is answered: one that it still has would go out under
-    /// the next generation, over what the next owner has stored.
-    pub(super) fn commits_end(&self) {
-        let until = Instant::now() + PATIENCE;
-        let mut commits = lock(&self.commits);
-        while *commits > 0
-            && !self.leaving.is_cancelled()
-            && !aqueduct_core::planted("kafka-loss-answered-at-once")
-        {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                tracing::warn!(group = self.group, "a commit was not answered, and the group goes on");
-                return;
-            }
-            let waited = self.answered.wait_timeout(commits, left.min(BEAT));
-            commits = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
     fn busy(&self, partition: &PartitionId) -> LogError {
         let message = format!("{partition} of group {} is being settled already", self.group);
         LogError::new(LogErrorKind::Held, message)
@@ -295,11 +269,6 @@ impl Member {
         loop {
             let (due, mut results) = self.due(settlements, false);
             let Some(due) = due else { return results };
-            let commit = self.commit_begins();
-            if due.moved.iter().any(|(partition, generation, _)| !self.owns(partition, *generation)) {
-                // Lost since: judged again.
-                continue;
-            }
             let codes = match self.client() {
                 Some(client) => {
                     let client: Arc<dyn Native> = client;
@@ -307,7 +276,6 @@ impl Member {
                 }
                 None => Err(Code::BrokerDestroy),
             };
-            drop(commit);
             let codes = codes.unwrap_or_else(|code| vec![code; due.moved.len()]);
             // The group moves on: once this process has heard of it, the judgement is another or the commit goes through.
             let again = codes.iter().any(|code| kind(*code) == LogErrorKind::StaleGeneration);
@@ -329,16 +297,6 @@ impl Member {
             }
             return results;
         }
-    }
-}
-
-/// A commit that the client has not answered.
-struct Commit<'a>(&'a Member);
-
-impl Drop for Commit<'_> {
-    fn drop(&mut self) {
-        *lock(&self.0.commits) -= 1;
-        self.0.answered.notify_all();
     }
 }
 

@@ -290,8 +290,8 @@ async fn a_member_that_was_put_out_loses_all_and_comes_back() {
     assert_eq!(place.settled(&log).await, [Some(1), None]);
 }
 
-/// R7. A commit is not answered when all is lost. Red when the loss is answered meanwhile. What the client has
-/// not sent by then goes out under the next generation, over what the next owner has stored.
+/// R7. The client's part, on which we build: it answers a loss behind the commits that are under way, which would go out under the
+/// next generation, over what the next owner has stored. Red when a version of librdkafka joins again before.
 #[tokio::test]
 async fn a_loss_is_answered_behind_the_commits_that_are_under_way() {
     let (place, wire) = (Place::new().await, Wire::new());
