@@ -391,7 +391,7 @@ where
 
     fn slot(&self) -> RouteSlot {
         let (handler, state) = (self.handler.clone(), Arc::clone(&self.state));
-        Box::pin(Typed { handler, state, args: self.args, running: None })
+        Box::pin(Typed { handler, state, running: None })
     }
 }
 
@@ -402,7 +402,6 @@ pin_project_lite::pin_project! {
     {
         handler: H,
         state: Arc<S>,
-        args: PhantomData<fn(T)>,
         #[pin]
         running: Option<H::Future>,
     }

@@ -78,44 +78,49 @@ impl MemoryConsumer {
         Ok(())
     }
 
+    /// A call as its fate has it: late, and carried out by `done`, which is told what its caller shall hear.
+    async fn call<T>(
+        &self,
+        call: Call,
+        done: impl FnOnce(&Arc<Membership>, Verdict) -> Result<T, LogError>,
+    ) -> Result<T, LogError> {
+        let Membership { shared, process, .. } = &*self.membership;
+        process.consumer_turn().await?;
+        let fate = shared.fate(call);
+        plan::wait(fate.before).await;
+        process.consumer_turn().await?;
+        let answer = done(&self.membership, fate.verdict);
+        plan::wait(fate.after).await;
+        process.consumer_turn().await?;
+        answer
+    }
+
     async fn ask<T>(
         &self,
         answer: impl FnOnce(&Arc<Membership>) -> Result<T, LogError>,
     ) -> Result<T, LogError> {
-        let Membership { shared, process, group, .. } = &*self.membership;
-        process.consumer_turn().await?;
-        let fate = shared.fate(Call::Question);
-        plan::wait(fate.before).await;
-        process.consumer_turn().await?;
-        if let Verdict::Fail(kind) = fate.verdict {
-            return Err(plan::error(kind, group));
-        }
-        let answered = answer(&self.membership);
-        plan::wait(fate.after).await;
-        process.consumer_turn().await?;
-        answered
+        let answer = |membership: &Arc<Membership>, verdict| match verdict {
+            Verdict::Fail(kind) => Err(plan::error(kind, &membership.group)),
+            Verdict::Pass | Verdict::AnswerLost => answer(membership),
+        };
+        self.call(Call::Question, answer).await
     }
 
     async fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Result<(), LogError>>, LogError> {
-        let Membership { shared, process, .. } = &*self.membership;
-        process.consumer_turn().await?;
-        let fate = shared.fate(Call::Settle);
-        plan::wait(fate.before).await;
-        process.consumer_turn().await?;
-        let results = settlements.iter().map(|settlement| {
-            if let Verdict::Fail(kind) = fate.verdict {
+        let settle = |verdict, settlement: &Settlement| {
+            if let Verdict::Fail(kind) = verdict {
                 return Err(plan::error(kind, &settlement.partition));
             }
             let stored = self.settle_one(settlement.clone());
-            if fate.verdict == Verdict::AnswerLost {
+            if verdict == Verdict::AnswerLost {
                 return Err(plan::error(LogErrorKind::UnknownOutcome, &settlement.partition));
             }
             stored
-        });
-        let results = results.collect();
-        plan::wait(fate.after).await;
-        process.consumer_turn().await?;
-        Ok(results)
+        };
+        let settle_each = |_: &Arc<Membership>, verdict| {
+            Ok(settlements.iter().map(|settlement| settle(verdict, settlement)).collect())
+        };
+        self.call(Call::Settle, settle_each).await
     }
 }
 

@@ -131,7 +131,10 @@ impl Taker {
             Ok(readers) => answered.opened.extend(taken.into_iter().map(|(_, taking)| taking).zip(readers)),
             Err(error) if is_of_one(&error) && !aqueduct_core::planted("unopened-ends-the-client") => {
                 for (asked, taking) in taken {
-                    self.say(&asked, &error.to_string());
+                    // That one is over says nothing of the others.
+                    if error.kind() == LogErrorKind::Unreachable {
+                        self.say(&asked, &error.to_string());
+                    }
                     answered.unopened.push((asked, taking));
                 }
             }

@@ -25,14 +25,27 @@ fn waits(running: &Running) -> Vec<bool> {
     running.status().partitions.values().map(|status| status.waiting.as_deref() == Some(told)).collect()
 }
 
-/// Publishes eight events of eight keys.
-async fn publish(bench: &Bench) {
+/// Eight events of eight keys in two partitions, and a member whose next `failing` questions fail.
+async fn begin(failing: usize) -> (Bench, Running, Seen) {
+    let (bench, seen) = (Bench::new(2).await, Seen::default());
     for key in 0..8 {
         bench.bus.publish(&step(&format!("k{key}"), 1)).await.unwrap();
     }
+    bench.log.faults().fail_next_questions(failing, LogErrorKind::Unreachable);
+    let running = bench.run(subscription(), seen.clone());
+    (bench, running, seen)
 }
 
+/// The same, while neither partition can be read.
+async fn unread() -> (Bench, Running, Seen) {
+    let (bench, running, seen) = begin(usize::MAX).await;
+    until(|| waits(&running) == [true, true]).await;
+    (bench, running, seen)
+}
+
+/// All is handled, once, when questions are answered.
 async fn end(bench: Bench, running: Running, seen: &Seen) {
+    bench.log.faults().fail_next_questions(0, LogErrorKind::Unreachable);
     until(|| seen.all().len() >= 8).await;
     running.end().await;
     let mut keys = seen.all();
@@ -46,11 +59,8 @@ async fn end(bench: Bench, running: Running, seen: &Seen) {
 /// dead.
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_cannot_be_read_yet_keeps_nobody_up() {
-    let (bench, seen) = (Bench::new(2).await, Seen::default());
-    publish(&bench).await;
     // Both together, and the first alone.
-    bench.log.faults().fail_next_questions(2, LogErrorKind::Unreachable);
-    let running = bench.run(subscription(), seen.clone());
+    let (bench, running, seen) = begin(2).await;
     until(|| !seen.all().is_empty()).await;
     assert_eq!(waits(&running), [true, false]);
     let status = running.status();
@@ -62,12 +72,7 @@ async fn a_partition_that_cannot_be_read_yet_keeps_nobody_up() {
 /// P9. Red when a revoke of a partition that is being taken up is not answered.
 #[tokio::test(start_paused = true)]
 async fn what_is_being_taken_up_is_given_back_at_once() {
-    let (bench, seen) = (Bench::new(2).await, Seen::default());
-    publish(&bench).await;
-    let faults = bench.log.faults();
-    faults.fail_next_questions(usize::MAX, LogErrorKind::Unreachable);
-    let running = bench.run(subscription(), seen.clone());
-    until(|| waits(&running) == [true, true]).await;
+    let (bench, running, seen) = unread().await;
     let other = bench.log.process();
     let other = other.consumer("steps", &[TopicName::new("steps").unwrap()]).await.unwrap();
     let signal =
@@ -75,7 +80,6 @@ async fn what_is_being_taken_up_is_given_back_at_once() {
     let Signal::Assigned(given) = signal.unwrap() else { panic!("it is given one") };
     assert_eq!(given.len(), 1);
     assert_eq!(waits(&running), [true]);
-    faults.fail_next_questions(0, LogErrorKind::Unreachable);
     other.close().await.unwrap();
     end(bench, running, &seen).await;
 }
@@ -84,16 +88,10 @@ async fn what_is_being_taken_up_is_given_back_at_once() {
 /// the newer.
 #[tokio::test(start_paused = true)]
 async fn two_generations_are_taken_up_at_once() {
-    let (bench, seen) = (Bench::new(2).await, Seen::default());
-    publish(&bench).await;
-    let faults = bench.log.faults();
-    faults.fail_next_questions(usize::MAX, LogErrorKind::Unreachable);
-    let running = bench.run(subscription(), seen.clone());
-    until(|| waits(&running) == [true, true]).await;
-    faults.lose("steps").unwrap();
+    let (bench, running, seen) = unread().await;
+    bench.log.faults().lose("steps").unwrap();
     // Both takes are tried again meanwhile.
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert_eq!(waits(&running), [true, true]);
-    faults.fail_next_questions(0, LogErrorKind::Unreachable);
     end(bench, running, &seen).await;
 }
