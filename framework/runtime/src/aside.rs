@@ -74,6 +74,15 @@ impl Op {
         }
     }
 
+    /// How many deliveries come again that had begun, where it is not stored. That of a dead letter is still in its lane.
+    fn ends(&self) -> usize {
+        match self {
+            Self::Park { attempts: 0, .. } | Self::Letter { .. } | Self::Done { .. } => 0,
+            Self::Park { .. } | Self::End { .. } => 1,
+            Self::Settle { records, .. } => usize::from(!records.is_empty()),
+        }
+    }
+
     /// Whether it has to be known where it was stored.
     fn is_looked_up(&self) -> bool {
         matches!(self, Self::Park { .. })
@@ -110,6 +119,8 @@ pub(crate) struct Written {
 pub(crate) struct Aside {
     queue: VecDeque<Op>,
     writing: Option<BoxFuture<'static, Written>>,
+    /// Deliveries whose end waits for what is on its way or waits.
+    unstored: usize,
     writer: Arc<Writer>,
     /// Nothing is written any more.
     shut: bool,
@@ -142,11 +153,13 @@ pub(crate) struct Open {
 
 impl Aside {
     pub(crate) fn new(writer: Writer) -> Self {
-        Self { queue: VecDeque::new(), writing: None, writer: Arc::new(writer), shut: false }
+        let (queue, writer) = (VecDeque::new(), Arc::new(writer));
+        Self { queue, writing: None, unstored: 0, writer, shut: false }
     }
 
     pub(crate) fn push(&mut self, op: Op) {
         if !self.shut {
+            self.unstored += op.ends();
             self.queue.push_back(op);
         }
     }
@@ -162,6 +175,11 @@ impl Aside {
     /// Whether something is on its way or waits.
     pub(crate) fn busy(&self) -> bool {
         self.writing.is_some() || !self.queue.is_empty()
+    }
+
+    /// How many deliveries come again that had begun, if nothing more is written.
+    pub(crate) fn unstored(&self) -> usize {
+        self.unstored
     }
 
     /// The next batch that was written. Dropping the future loses nothing.
@@ -183,6 +201,9 @@ impl Aside {
             })
             .await;
         self.writing = None;
+        if written.result.is_ok() {
+            self.unstored -= written.ops.iter().map(Op::ends).sum::<usize>();
+        }
         written
     }
 }

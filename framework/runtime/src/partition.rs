@@ -45,16 +45,29 @@ const LOOK: Duration = Duration::from_secs(1);
 pub(crate) enum Wish {
     /// Go on.
     Run,
-    /// Take nothing more; finish what runs within this time.
-    Drain(Duration),
+    /// Take nothing more; finish what runs.
+    Drain(Limits),
     /// It is not ours any more: stop at once.
     Lost,
+}
+
+/// How long a partition may take to drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Limits {
+    /// For handlers that run to end.
+    pub(crate) handlers: Duration,
+    /// After it, for what has ended to be written: what handlers returned has ended once it is stored.
+    pub(crate) writes: Duration,
+}
+
+impl Limits {
+    const NONE: Self = Self { handlers: Duration::MAX, writes: Duration::ZERO };
 }
 
 /// How a partition's task ended.
 #[derive(Debug)]
 pub(crate) enum Closed {
-    /// Drained; so many deliveries had begun and did not end.
+    /// Drained; so many deliveries had begun and did not end, or what they returned was not stored.
     Drained { unfinished: usize },
     /// Another owner has it.
     Fenced,
@@ -185,12 +198,12 @@ impl Partition {
                         Wish::Run => {}
                         Wish::Lost if aqueduct_core::planted("lost-partition-runs-on") => {
                             let (_unheard, wish) = watch::channel(Wish::Run);
-                            return self.drain(None, wish, None).await;
+                            return self.drain(Limits::NONE, wish, None).await;
                         }
                         Wish::Lost => return Closed::Fenced,
-                        Wish::Drain(deadline) => {
+                        Wish::Drain(limits) => {
                             drop(feeder);
-                            return self.drain(Some(deadline), wish, None).await;
+                            return self.drain(limits, wish, None).await;
                         }
                     }
                 }
@@ -236,7 +249,7 @@ impl Partition {
         let Halt::Stop(stopped) = halt else { return Closed::Fenced };
         // Said now: other keys may take long to end, or for ever.
         self.stuck(Some(stopped.clone()));
-        self.drain(None, wish, Some(stopped)).await
+        self.drain(Limits::NONE, wish, Some(stopped)).await
     }
 
     /// Says why nothing more is read, or that it goes on.
@@ -244,10 +257,10 @@ impl Partition {
         self.shared.board.partition(&self.assigned.partition, |status| status.stopped = reason);
     }
 
-    /// Begins nothing more, and waits for what has begun: until `deadline`, or until the subscriber sets one.
+    /// Begins nothing more, and waits for what has begun: within `limits`, or those that the subscriber sets meanwhile.
     async fn drain(
         mut self,
-        deadline: Option<Duration>,
+        mut limits: Limits,
         mut wish: watch::Receiver<Wish>,
         mut stopped: Option<String>,
     ) -> Closed {
@@ -260,8 +273,9 @@ impl Partition {
         }
         let mut unfinished = self.lanes.drain();
         self.tell();
-        let timer = tokio::time::sleep(deadline.unwrap_or(Duration::MAX));
+        let timer = tokio::time::sleep(limits.handlers);
         tokio::pin!(timer);
+        let mut given_up = false;
         while !self.running.is_empty() || !self.finished.is_empty() || self.aside.busy() {
             let ended = tokio::select! {
                 biased;
@@ -270,14 +284,26 @@ impl Partition {
                     match wished {
                         Wish::Run => {}
                         Wish::Lost => return Closed::Fenced,
-                        Wish::Drain(deadline) => timer.as_mut().reset(Instant::now() + deadline),
+                        Wish::Drain(_) if given_up => {}
+                        Wish::Drain(others) => {
+                            limits = others;
+                            timer.as_mut().reset(Instant::now() + limits.handlers);
+                        }
                     }
                     Ok(())
                 }
                 () = async {}, if !self.finished.is_empty() => self.finish_all(),
                 () = ended(&mut self.running, &mut self.finished, &mut self.watch, &self.shared, &self.assigned), if !self.running.is_empty() => self.finish_all(),
                 written = self.aside.next(), if self.aside.busy() => self.on_written(written),
-                () = &mut timer => break,
+                () = &mut timer => {
+                    if given_up || !self.aside.busy() || aqueduct_core::planted("writes-end-with-handlers") {
+                        break;
+                    }
+                    given_up = true;
+                    self.running = InFlight::new();
+                    timer.as_mut().reset(Instant::now() + limits.writes);
+                    Ok(())
+                }
             };
             match ended {
                 Ok(()) => {}
@@ -293,6 +319,9 @@ impl Partition {
             self.tell();
         }
         unfinished += self.lanes.iter().count();
+        if !aqueduct_core::planted("unstored-not-reported") {
+            unfinished += self.aside.unstored() + self.returned.kept();
+        }
         if aqueduct_core::planted("drain-settles-unfinished") {
             (self.ring.first()..self.ring.first() + 64).for_each(|sequence| self.ring.end(sequence));
         }

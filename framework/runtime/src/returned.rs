@@ -52,6 +52,11 @@ impl Returned {
         self.released.push_back((before, Op::End { key, offset, records }));
     }
 
+    /// Of how many deliveries something waits here.
+    pub(crate) fn kept(&self) -> usize {
+        self.live.len() + self.released.len()
+    }
+
     /// What goes to the writer now that all deliveries before the sequence `first` have ended, which is `settled` as an
     /// offset.
     fn take(&mut self, first: u64, settled: Offset) -> Vec<Op> {

@@ -24,7 +24,7 @@ use crate::{
     monitor::Monitor,
     owned::Owned,
     parking::control::{self, Open},
-    partition::{Closed, Wish},
+    partition::{Closed, Limits, Wish},
     progress::Progress,
     settler::{self, Due, Stored},
     sync::Ordering,
@@ -136,14 +136,15 @@ impl Running {
         self.takes.abort_all();
         let reserve = LAST_SETTLE.min(deadline / 4).min(DRAIN_RESERVE);
         for owned in self.partitions.values() {
-            owned.wish(Wish::Drain(deadline - reserve));
+            // A half of what is kept for what was returned, and the other for what is settled after it.
+            owned.wish(Wish::Drain(Limits { handlers: deadline - reserve, writes: reserve / 2 }));
         }
         while let Some(ended) = self.tasks.join_next().await {
             // What need not wait any more is not begun.
             drop(self.on_closed(ended).await);
         }
         // All that is left of the time: what is not stored comes again.
-        self.settle_now(over.saturating_duration_since(Instant::now()).max(reserve)).await;
+        self.settle_now(over.saturating_duration_since(Instant::now()).max(reserve / 2)).await;
     }
 
     /// Ends all at once: the client is dead, and with it the assignments.
@@ -171,7 +172,7 @@ impl Running {
                     match self.partitions.get_mut(&partition) {
                         Some(owned) if !owned.closed && (!owned.taking || keeps) => {
                             owned.revoking = true;
-                            owned.wish(Wish::Drain(REVOKE_DEADLINE));
+                            owned.wish(Wish::Drain(Limits { handlers: REVOKE_DEADLINE, writes: LAST_SETTLE }));
                         }
                         _ => self.hand_over(partition).await,
                     }
@@ -220,7 +221,7 @@ impl Running {
             Closed::Drained { unfinished } => {
                 self.unfinished += unfinished;
                 if unfinished > 0 {
-                    tracing::warn!(subscription = self.name(), partition = %id, unfinished, "deliveries did not end within the deadline");
+                    tracing::warn!(subscription = self.name(), partition = %id, unfinished, "deliveries did not end within the deadline; they come again");
                 }
             }
             Closed::Fenced => {

@@ -49,7 +49,8 @@ pub struct Subscriber {
 /// What was left when a subscription ended.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Drained {
-    /// Deliveries that had begun and did not end within the deadline: they will come again.
+    /// Deliveries that had begun and did not end within the deadline, or whose returned events were not stored: they will
+    /// come again.
     pub unfinished: usize,
 }
 

@@ -272,6 +272,13 @@ struct Member {
 }
 
 impl Member {
+    fn asked(&self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            let (group, shard) = (self.group.clone(), shard(partition));
+            self.watch.see(Observation::Revoking { group, shard });
+        }
+    }
+
     fn gone(&self, partitions: &[PartitionId]) {
         for partition in partitions {
             let (group, shard) = (self.group.clone(), shard(partition));
@@ -287,8 +294,10 @@ impl Consumer for Member {
                 return Err(dead());
             }
             let signal = self.inner.signal().await?;
-            if let Signal::Lost(partitions) = &signal {
-                self.gone(partitions);
+            match &signal {
+                Signal::Lost(partitions) => self.gone(partitions),
+                Signal::Revoking(partitions) => self.asked(partitions),
+                _ => {}
             }
             Ok(signal)
         })

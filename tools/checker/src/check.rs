@@ -38,7 +38,7 @@ pub(crate) fn all(history: &History, rules: &Rules) -> Report {
     fenced::check(&tables, &mut court);
     progress::check(&tables, rules, &mut court);
     drained::check(&tables, rules, &mut court);
-    let counts = void::counts(&tables, duplicates);
+    let counts = void::counts(&tables, rules, duplicates);
     let void = void::reason(&tables, rules, &counts);
     Report { verdicts: court.0, void, counts }
 }

@@ -190,6 +190,13 @@ pub enum Observation {
         /// The settled offset that it starts from; none where nothing was settled.
         settled: Option<i64>,
     },
+    /// A member was asked for a partition.
+    Revoking {
+        /// The consumer group.
+        group: String,
+        /// The partition.
+        shard: PartitionId,
+    },
     /// A member gave a partition back, or heard that it had lost it.
     Revoked {
         /// The consumer group.

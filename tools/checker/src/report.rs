@@ -65,7 +65,7 @@ pub struct Report {
     /// Why the run proves nothing, if it does not.
     pub void: Option<String>,
     /// What happened, by name: `acknowledged`, `unknown`, `failed`, `records`, `starts`, `retries`, `duplicates`,
-    /// `rebalances`, `letters`, `parked`, `releases`, `still parked`, `effects`, `samples`, `ready`, `drains`,
+    /// `rebalances`, `hand-overs`, `late hand-overs`, `letters`, `parked`, `releases`, `still parked`, `effects`, `samples`, `ready`, `drains`,
     /// `writes`, `refused writes`, `faults`, and `fault KIND` for each kind.
     pub counts: BTreeMap<String, u64>,
 }

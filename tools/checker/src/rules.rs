@@ -63,6 +63,8 @@ pub struct Rules {
     pub readiness_slack: u64,
     /// How much later than its deadline a drain may end.
     pub drain_slack: u64,
+    /// After how long a hand-over need not wait for what has begun any more: it comes again.
+    pub hand_over: u64,
     /// Of 1,000 publishes outside of faults, how many must be acknowledged, else the run is void.
     pub ok_outside: u64,
     /// The same inside of faults.
@@ -92,6 +94,7 @@ impl Default for Rules {
             stuck_after: 30_000_000,
             readiness_slack: 5_000_000,
             drain_slack: 200_000,
+            hand_over: 1_000_000,
             ok_outside: 950,
             ok_inside: 300,
             at_least: BTreeMap::new(),

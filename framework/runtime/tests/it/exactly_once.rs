@@ -1,7 +1,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -11,7 +11,7 @@ use aqueduct_core::{
     log::{CommitLog, TopicSpec},
 };
 use aqueduct_memory::MemoryLog;
-use aqueduct_runtime::{Bus, Subscription, parked, release};
+use aqueduct_runtime::{Bus, Retry, Subscription, parked, release};
 use tokio::sync::Semaphore;
 
 use crate::support::{Bench, Echoed, Running, Stepped, step, until};
@@ -81,8 +81,8 @@ async fn what_handlers_return_goes_with_the_settled_offset_and_in_order() {
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(bench.echoes().await, pairs(&[("a", 1)]));
     assert_eq!((settled(&running), bench.settled().await), (1, 1));
-    // The end of this process finds one delivery open, and with it what came behind.
-    assert_eq!(running.end().await.unfinished, 1);
+    // The end of this process finds one delivery open, and what those behind it returned not stored.
+    assert_eq!(running.end().await.unfinished, 3);
     assert_eq!(bench.echoes().await, pairs(&[("a", 1)]));
     mirror.gate.add_permits(1);
     let running = bench.run(subscription(), mirror.clone());
@@ -90,6 +90,46 @@ async fn what_handlers_return_goes_with_the_settled_offset_and_in_order() {
     assert_eq!(bench.echoes().await, pairs(&[("a", 1), ("slow", 1), ("a", 2), ("b", 1)]));
     running.end().await;
     assert_eq!(bench.settled().await, 4);
+}
+
+/// P9, R8: what handlers returned has the time of a last settle after theirs. Red when a partition is given back while its
+/// last transaction is under way: the next owner repeats what it is for.
+#[tokio::test(start_paused = true)]
+async fn what_was_returned_is_stored_before_its_partition_is_given_back() {
+    async fn echo(event: Stepped, State(handled): State<Arc<AtomicUsize>>) -> Handled<Echoed> {
+        handled.fetch_add(1, Ordering::Relaxed);
+        Ok(Echoed { key: event.key, number: event.number })
+    }
+    let bench = Bench::new(2).await;
+    bench.log.ensure_topic(TopicSpec::new(TopicName::new("echoes").unwrap())).await.unwrap();
+    let handled = Arc::new(AtomicUsize::new(0));
+    let retry = Retry::exponential().initial(Duration::from_millis(50)).cap(Duration::from_millis(100));
+    let subscription = || Subscription::builder("steps").on(echo).exactly_once().retry(retry);
+    let first = bench.run(subscription(), Arc::clone(&handled));
+    until(|| first.status().partitions.len() == 2).await;
+    bench.log.faults().fail_topics("echoes", LogErrorKind::Unreachable);
+    bench.bus.publish_all(&["a", "b", "c", "d", "e", "f"].map(|key| step(key, 1))).await.unwrap();
+    first.ended(6).await;
+    let second = bench.run(subscription(), Arc::clone(&handled));
+    // The handlers' time is over after a second.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_eq!((settled(&first), second.status().partitions.len()), (0, 0));
+    bench.log.faults().heal_topics();
+    until(|| second.status().partitions.len() == 1 && settled(&first) + settled(&second) == 6).await;
+    assert_eq!((handled.load(Ordering::Relaxed), bench.echoes().await.len()), (6, 6));
+    assert_eq!(first.end().await.unfinished + second.end().await.unfinished, 0);
+}
+
+/// P9. Red when what handlers returned, and is not stored when the time is over, is not reported.
+#[tokio::test(start_paused = true)]
+async fn what_was_returned_and_is_not_stored_is_reported() {
+    let bench = Bench::mirrored(&[step("a", 1), step("b", 1)]).await;
+    bench.log.faults().fail_topics("echoes", LogErrorKind::Unreachable);
+    let running = bench.run(subscription(), Mirror::new());
+    running.ended(2).await;
+    let began = tokio::time::Instant::now();
+    assert_eq!(running.end().await.unfinished, 2);
+    assert!(began.elapsed() <= Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
 /// P4, R8. Red when a batch is written again without a look at what is settled.

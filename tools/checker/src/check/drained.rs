@@ -1,6 +1,6 @@
 //! Drains: in time, and truthfully reported.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::{
     Court,
@@ -13,6 +13,7 @@ use crate::{
 };
 
 pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
+    let late: HashSet<_> = tables.late_hand_overs(rules.hand_over).map(|(of, _, _)| of).collect();
     for drain in &tables.drains {
         let process = drain.process;
         let Some((ended, reported)) = drain.ended else {
@@ -25,6 +26,8 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
             let (took, deadline) = (took / 1_000, drain.deadline / 1_000);
             court.find(Kind::LateDrain, format!("{process} drained for {took} ms of {deadline} ms"));
         }
+        // Its time was used up, but for what it keeps for the last settle.
+        let whole = took.saturating_add(rules.drain_slack) >= drain.deadline;
         // What was cut off is unfinished for certain; what waited for its next attempt may be.
         let mut cut = BTreeSet::new();
         let mut open = BTreeSet::new();
@@ -46,7 +49,14 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
                 Some((_, Finished::Failed | Finished::Cancelled)) => open.insert(of),
                 Some((_, Finished::Done)) => {
                     cut.remove(&of);
-                    open.remove(&of)
+                    // What it returned may be stored later than that, or not.
+                    let shard = run.place.shard();
+                    let late = whole || late.contains(&(run.by, run.group, &shard));
+                    if late && rules.once(run.group) == Some(Once::Record) {
+                        open.insert(of)
+                    } else {
+                        open.remove(&of)
+                    }
                 }
             };
         }

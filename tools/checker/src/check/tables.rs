@@ -111,6 +111,8 @@ pub(super) struct Tables<'a> {
     pub(super) assignments: Vec<Assignment<'a>>,
     /// When a process gave a partition back.
     pub(super) revoked: HashMap<(&'a str, &'a str, &'a PartitionId), Vec<u64>>,
+    /// When a process was asked for a partition, and when it had given it back.
+    pub(super) hand_overs: HashMap<(&'a str, &'a str, &'a PartitionId), Vec<(u64, Option<u64>)>>,
     pub(super) writes: Vec<Written<'a>>,
     pub(super) refused: u64,
     pub(super) samples: BTreeMap<(&'a str, &'a PartitionId), Vec<Sample>>,
@@ -158,7 +160,14 @@ impl<'a> Tables<'a> {
                     let (generation, settled) = (*generation, *settled);
                     tables.assignments.push(Assignment { at, by, group, shard, generation, settled });
                 }
+                Observation::Revoking { group, shard } => {
+                    tables.hand_overs.entry((by, group, shard)).or_default().push((at, None));
+                }
                 Observation::Revoked { group, shard } => {
+                    let asked = tables.hand_overs.get_mut(&(by, group.as_str(), shard));
+                    if let Some((_, gave)) = asked.and_then(|all| all.last_mut()) {
+                        gave.get_or_insert(at);
+                    }
                     tables.revoked.entry((by, group, shard)).or_default().push(at);
                 }
                 Observation::Start { run, group, place, generation, id, key, attempt, released } => {
@@ -284,6 +293,17 @@ impl<'a> Tables<'a> {
             self.copies.entry(id).or_default().push(place);
         }
         records.insert(place.offset, seen);
+    }
+
+    /// Hand-overs that took longer than `limit`: of whom, and from when to when.
+    pub(super) fn late_hand_overs(
+        &self,
+        limit: u64,
+    ) -> impl Iterator<Item = ((&'a str, &'a str, &'a PartitionId), u64, u64)> {
+        self.hand_overs.iter().flat_map(move |(of, all)| {
+            let ended = all.iter().filter_map(|(asked, gave)| Some((*asked, (*gave)?)));
+            ended.filter(move |(asked, gave)| gave - asked >= limit).map(|(asked, gave)| (*of, asked, gave))
+        })
     }
 
     /// The key of the record at a place.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::tables::{Op, Tables};
 use crate::{observation::Outcome, rules::Rules};
 
-pub(super) fn counts(tables: &Tables<'_>, duplicates: u64) -> BTreeMap<String, u64> {
+pub(super) fn counts(tables: &Tables<'_>, rules: &Rules, duplicates: u64) -> BTreeMap<String, u64> {
     let size = |length: usize| u64::try_from(length).unwrap_or(u64::MAX);
     let events = |outcome| {
         size(tables.ops.iter().filter(|op| op.outcome == outcome).map(|op| op.events.len()).sum::<usize>())
@@ -19,6 +19,8 @@ pub(super) fn counts(tables: &Tables<'_>, duplicates: u64) -> BTreeMap<String, u
         ("retries", size(tables.runs.iter().filter(|run| run.attempt > 1).count())),
         ("duplicates", duplicates),
         ("rebalances", size(tables.assignments.len())),
+        ("hand-overs", size(tables.hand_overs.values().map(Vec::len).sum())),
+        ("late hand-overs", size(tables.late_hand_overs(rules.hand_over).count())),
         ("letters", size(tables.letters.len())),
         // What compaction has removed since was parked too.
         ("parked", size(tables.parked.len() + tables.compacted.len())),

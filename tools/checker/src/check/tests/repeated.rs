@@ -253,6 +253,22 @@ fn what_ended_above_a_record_that_a_hand_over_did_not_wait_for_comes_again() {
 }
 
 #[test]
+fn a_hand_over_that_took_too_long_explains_what_comes_again() {
+    let took = |limit, gave| {
+        let (group, shard) = (GROUP.to_owned(), shard());
+        let mut history = handed_over(1);
+        history.push(50, "a.1", Observation::Revoking { group: group.clone(), shard: shard.clone() });
+        history.push(gave, "a.1", Observation::Revoked { group, shard });
+        let rules = Rules { hand_over: limit, ..rules() };
+        (kinds(&history, &rules), history.check(&rules).counts["late hand-overs"])
+    };
+    assert_eq!(took(20, 70), (vec![], 1));
+    assert_eq!(took(21, 70), (vec![Kind::Doubled], 0));
+    // One that was over before explains nothing.
+    assert_eq!(took(5, 55).0, [Kind::Doubled]);
+}
+
+#[test]
 fn compaction_may_remove_a_parked_copy_that_has_its_end_mark() {
     let marked = |marked: bool| {
         let mut history = changed(good(), |mut line| {
