@@ -22,8 +22,8 @@ pub use aqueduct_memory as memory;
 // A derive and the trait of its name come as one.
 pub use aqueduct_derive::{Event, EventSet};
 pub use aqueduct_runtime::{
-    Bus, OnFailure, OperatorError, ParkedKey, PublishError, Retry, Stall, StallKind, Subscription,
-    SubscriptionError, dead_letter_topic, parked, release, skip,
+    Bus, OnFailure, OperatorError, ParkedKey, PublishError, Replay, ReplayError, Replayed, Retry, Stall,
+    StallKind, Subscription, SubscriptionError, Until, dead_letter_topic, parked, release, skip,
 };
 #[cfg(feature = "sqlite")]
 pub use aqueduct_sql::{Database, DatabaseError, EventStore, Sqlite, StoreError, Tx, rusqlite};

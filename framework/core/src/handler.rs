@@ -144,12 +144,14 @@ pub struct Context<'a, S> {
     pub attempt: u32,
     /// The transaction's lease, until an extractor takes it.
     pub lease: Option<Box<dyn Any + Send>>,
+    /// Whether history is delivered again.
+    pub replayed: bool,
 }
 
 impl<'a> Context<'a, ()> {
     fn with_state<S>(self, state: &'a S) -> Context<'a, S> {
-        let Self { state: (), incoming, payload, attempt, lease } = self;
-        Context { state, incoming, payload, attempt, lease }
+        let Self { state: (), incoming, payload, attempt, lease, replayed } = self;
+        Context { state, incoming, payload, attempt, lease, replayed }
     }
 }
 
@@ -208,6 +210,8 @@ pub struct Delivery<E> {
     pub position: Position,
     /// The attempt, from 1.
     pub attempt: u32,
+    /// Whether it is history that a replay delivers again.
+    pub replayed: bool,
 }
 
 /// The first argument of a handler: an event, a set of events, or a [`Delivery`] of either.
@@ -238,6 +242,7 @@ impl<E: EventSet> Input for Delivery<E> {
             envelope: context.incoming.envelope(),
             position: context.position(),
             attempt: context.attempt,
+            replayed: context.replayed,
         }
     }
 }

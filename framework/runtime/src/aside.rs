@@ -95,8 +95,14 @@ pub(crate) async fn fence(
     group: &str,
     partition: &PartitionId,
 ) -> Result<Box<dyn TransactionalProducer>, LogError> {
+    log.transactional_producer(&transactional_id(group, partition)).await
+}
+
+/// The length comes last, because names hold dots: `a.b` of `c` is not `a` of `b.c`.
+fn transactional_id(group: &str, partition: &PartitionId) -> String {
     let PartitionId { topic, partition } = partition;
-    log.transactional_producer(&format!("aqueduct.aside.{group}.{topic}.{partition}")).await
+    let length = if aqueduct_core::planted("names-joined-by-dots") { 0 } else { group.len() };
+    format!("aqueduct.aside.{group}.{topic}.{partition}.{length}")
 }
 
 /// Why nothing more can be written.
@@ -407,5 +413,21 @@ fn cannot(ops: &[Op], be: &str, error: &LogError) -> String {
         }
         Some(Op::Done { release, .. }) => format!("the end of release {release} cannot {be}: {error}"),
         None => format!("nothing cannot {be}: {error}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// R3. Red when names are joined by dots alone: two groups then fence each other without end.
+    #[test]
+    fn the_producers_of_two_groups_have_two_names() {
+        let id = |group, topic| {
+            let topic = TopicName::new(topic).unwrap();
+            transactional_id(group, &PartitionId { topic, partition: 3 })
+        };
+        assert_ne!(id("a.b", "c"), id("a", "b.c"));
+        assert_eq!(id("till", "baskets"), "aqueduct.aside.till.baskets.3.4");
     }
 }

@@ -21,7 +21,7 @@ use crate::{
     owned::Owned,
     parking::{
         control::{Asked, Open},
-        rebuild::rebuild,
+        rebuild::{Rebuilt, rebuild},
     },
     partition::{Beginning, Closed, Partition, Wish},
     progress::Progress,
@@ -166,6 +166,10 @@ impl Task {
                     if self.again {
                         // What its earlier task has under way is stored before what is parked is read, or never.
                         drop(fence(&*log, &group, partition).await?);
+                    }
+                    if self.shared.replay.is_some() {
+                        // What a group of this name once parked is history like all else.
+                        return Ok(Rebuilt::default());
                     }
                     rebuild(&*log, &group, partition, *topic_id, self.start).await
                 } => match rebuilt {

@@ -214,6 +214,9 @@ impl Taker {
             claim = Some(taken.claim);
             ended = taken.ended;
         }
+        if let Some(replay) = &self.shared.replay {
+            ended.extend(replay.range.excepted(&assignment.partition));
+        }
         let new = match stood {
             Some(stood) => Start::Offset(stood),
             // Nobody could have handled what came before it was noticed.

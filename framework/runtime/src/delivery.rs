@@ -15,11 +15,11 @@ use std::{
 };
 
 use aqueduct_core::{
-    DecodeError, Draft, HandlerError, LogErrorKind, NewRecord, Record,
+    DecodeError, Draft, HandlerError, LogError, LogErrorKind, NewRecord, Record,
     cloudevents::Incoming,
     effects::{Begin, Claim, CommitError, Effects, EventMark, Place, Transaction},
     handler::{ArgsError, Context, Route},
-    log::PartitionId,
+    log::{Consumer, PartitionId},
 };
 use futures_util::FutureExt;
 use tokio::time::Instant;
@@ -29,6 +29,7 @@ use crate::{
     bus::{Bus, PublishError},
     health::Health,
     places::Pool,
+    replay::{Cursors, Range, Returned},
     status::Board,
     subscription::{Routing, Target, Terms},
     work::{Spare, Started, panicked},
@@ -46,10 +47,19 @@ pub(crate) struct Shared {
     pub(crate) routing: Routing,
     pub(crate) bus: Bus,
     pub(crate) effects: Option<Arc<dyn Effects>>,
+    /// It replays.
+    pub(crate) replay: Option<Replaying>,
     pub(crate) places: Arc<Pool>,
     pub(crate) board: Board,
     /// By route.
     pub(crate) routes: Vec<RouteState>,
+}
+
+/// What a replay reads instead of what a group gives, and what becomes of what its handlers return.
+#[derive(Debug)]
+pub(crate) struct Replaying {
+    pub(crate) range: Arc<Range>,
+    pub(crate) returned: Returned,
 }
 
 /// What is learnt of a route while it runs.
@@ -100,6 +110,21 @@ pub(crate) enum InPlace {
 }
 
 impl Shared {
+    /// Joins the group, or takes what is to be replayed.
+    pub(crate) async fn join(&self) -> Result<Arc<dyn Consumer>, LogError> {
+        let log = self.bus.log();
+        match &self.replay {
+            None => log.consumer(&self.subscription.name, &self.routing.topics).await,
+            Some(replay) => Ok(Arc::new(Cursors::new(Arc::clone(&replay.range), Arc::clone(log)))),
+        }
+    }
+
+    /// What is published of what a handler returned.
+    fn kept(&self, drafts: Vec<Draft>) -> Vec<Draft> {
+        let muted = self.replay.as_ref().is_some_and(|replay| replay.returned == Returned::Muted);
+        if muted && !aqueduct_core::planted("replay-publishes-what-is-muted") { Vec::new() } else { drafts }
+    }
+
     /// Begins the first attempt at `record`, and polls the handler once, here, with `waker`. A handler that is ready at
     /// once costs no task, no queue and no allocation of ours. Tells the route too, where the record has one.
     pub(crate) fn in_place(
@@ -133,13 +158,15 @@ impl Shared {
             return InPlace::Elsewhere;
         };
         let mut slot = spare.take(route, &**handler);
-        let context = Context { state: &(), incoming, payload, attempt, lease: None };
+        let replayed = self.replay.is_some();
+        let context = Context { state: &(), incoming, payload, attempt, lease: None, replayed };
         let polled = catch_unwind(AssertUnwindSafe(|| {
             slot.as_mut().start(context)?;
             Ok(slot.as_mut().poll(&mut task::Context::from_waker(waker)))
         }));
         match polled {
             Ok(Ok(Poll::Ready(Ok(drafts)))) => {
+                let drafts = self.kept(drafts);
                 let started = Started { route, slot };
                 if !drafts.is_empty() {
                     return InPlace::Returned(started, drafts);
@@ -203,10 +230,11 @@ impl Shared {
         let (incoming, route) = self.read(record)?;
         let Some(handler) = self.routing.route(route) else { return Ok(Attempted::Ended) };
         let payload = incoming.payload.unwrap_or_default();
-        let context = Context { state: &(), incoming: &incoming, payload, attempt, lease: None };
+        let replayed = self.replay.is_some();
+        let context = Context { state: &(), incoming: &incoming, payload, attempt, lease: None, replayed };
         let Some((effects, claim)) = self.effects.as_ref().zip(assigned.claim) else {
             let drafts = match returned {
-                Some(drafts) => drafts,
+                Some(drafts) => self.kept(drafts),
                 None => self.call(&**handler, route, context, begun).await?,
             };
             if !drafts.is_empty() {
@@ -352,7 +380,7 @@ impl Shared {
             None => running.await,
             Some(span) => running.instrument(span).await,
         };
-        result.map_err(Attempted::Failed)
+        result.map(|drafts| self.kept(drafts)).map_err(Attempted::Failed)
     }
 
     /// The records of what a handler returned, under ids derived from the delivery.
@@ -365,7 +393,12 @@ impl Shared {
         let records = drafts.into_iter().enumerate().map(|(index, draft)| {
             draft.caused_by(&cause, scope, index, environment).into_record(self.bus.source(), environment)
         });
-        let records: Vec<_> = records.collect();
+        let mut records: Vec<_> = records.collect();
+        if let Some(Replaying { returned: Returned::Redirected(topic), .. }) = &self.replay {
+            for record in &mut records {
+                (record.topic, record.partition) = (topic.clone(), None);
+            }
+        }
         match self.bus.check_sizes(&records) {
             Ok(()) => Ok(records),
             Err((_, error)) => Err(Attempted::Failed(aqueduct_core::Terminal::new(error).into())),

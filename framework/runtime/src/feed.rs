@@ -58,10 +58,15 @@ impl Feeder {
                 Err(error) => match self.gone(&error) {
                     Some(offsets) => {
                         let first = offsets.start;
-                        if told.send(Fed::Stuck(self.stuck(&error, offsets))).await.is_err() {
-                            return;
-                        }
-                        let to = self.passed(first).await;
+                        let to = match self.asked(first).await {
+                            Some(to) => to,
+                            None => {
+                                if told.send(Fed::Stuck(self.stuck(&error, offsets))).await.is_err() {
+                                    return;
+                                }
+                                self.passed(first).await
+                            }
+                        };
                         self.reader.seek(to);
                         Fed::Passed(to)
                     }
@@ -94,26 +99,29 @@ impl Feeder {
         reason
     }
 
-    /// Waits until an operator says where to go on. Exclusive: a reader may go to another thread, not be shared.
+    /// Waits until an operator says where to go on.
     async fn passed(&mut self, first: Offset) -> Offset {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if let Some(to) = self.asked(first).await {
+                return to;
+            }
+        }
+    }
+
+    /// Where an operator had it go on. Exclusive: a reader may go to another thread, not be shared.
+    async fn asked(&mut self, first: Offset) -> Option<Offset> {
         let (subscription, log) = (&self.shared.subscription.name, self.shared.bus.log());
         let Assigned { partition, topic_id, .. } = &*self.assigned;
-        loop {
-            let asked = match parking::control_topic(subscription) {
-                Ok(control) => control::skipped(&**log, control, partition, *topic_id, first).await,
-                Err(error) => Err(error.into()),
-            };
-            match asked {
-                Ok(Some(to)) => {
-                    tracing::warn!(subscription, %partition, first, to, "an operator has these offsets passed over");
-                    return to;
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(subscription, %partition, %error, "cannot ask what is passed over")
-                }
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let asked = match parking::control_topic(subscription) {
+            Ok(control) => control::skipped(&**log, control, partition, *topic_id, first).await,
+            Err(error) => Err(error.into()),
+        };
+        asked.unwrap_or_else(|error| {
+            tracing::warn!(subscription, %partition, %error, "cannot ask what is passed over");
+            None
+        }).inspect(|to| {
+            tracing::warn!(subscription, %partition, first, to, "an operator has these offsets passed over");
+        })
     }
 }

@@ -11,6 +11,7 @@
 //! - `delivery`: one attempt at one record, and its transaction; `outcome`: what follows it; `health`: whether the
 //!   handler works for others; `releasing`: attempts at parked records that were released
 //! - `aside`: writes dead letters (`dead_letter`), parked records, and what handlers `returned` exactly once
+//! - [`replay`]: [`Replay`], history delivered again
 //! - [`parking`]: keys that wait for an operator, and how they are released
 //! - [`status`]: what a subscription says of itself
 
@@ -37,6 +38,7 @@ mod places;
 pub mod policy;
 mod progress;
 mod releasing;
+pub mod replay;
 mod returned;
 mod ring;
 mod running;
@@ -54,6 +56,7 @@ pub use bus::{Bus, PublishError};
 pub use dead_letter::topic_of as dead_letter_topic;
 pub use parking::{OperatorError, ParkedKey, parked, release, skip};
 pub use policy::{OnFailure, Retry};
+pub use replay::{Replay, ReplayError, Replayed, Until};
 pub use status::{PartitionStatus, Stall, StallKind, SubscriptionStatus};
 pub use subscriber::{Drained, Subscriber, SubscriberError};
 pub use subscription::{Subscription, SubscriptionError};

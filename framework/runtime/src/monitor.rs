@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, sync::atomic::Ordering, time::Durati
 
 use aqueduct_core::{
     LogError, LogErrorKind, TopicName,
-    log::{CommitLog, Offset, PartitionId},
+    log::{Offset, PartitionId},
 };
 use tokio::{task::JoinSet, time::Instant};
 
@@ -114,8 +114,7 @@ impl Monitor {
         }
         if self.asking.is_empty() && self.asked.is_none_or(|asked| now - asked >= ASK) {
             self.asked = Some(now);
-            let (log, topics) = (Arc::clone(shared.bus.log()), shared.routing.topics.clone());
-            self.asking.spawn(ask(log, topics));
+            self.asking.spawn(ask(Arc::clone(shared)));
         }
     }
 
@@ -259,18 +258,25 @@ impl Watch {
     }
 }
 
-async fn ask(log: Arc<dyn CommitLog>, topics: Vec<TopicName>) -> Ends {
-    tokio::time::timeout(ANSWER, ends_of(log, topics)).await.unwrap_or_else(|_| {
+async fn ask(shared: Arc<Shared>) -> Ends {
+    tokio::time::timeout(ANSWER, ends_of(&shared)).await.unwrap_or_else(|_| {
         let silent = format!("no answer to the question for the ends of topics within {ANSWER:?}");
         Err(LogError::new(LogErrorKind::Unreachable, silent))
     })
 }
 
-async fn ends_of(log: Arc<dyn CommitLog>, topics: Vec<TopicName>) -> Ends {
+async fn ends_of(shared: &Shared) -> Ends {
+    let (log, topics) = (shared.bus.log(), &shared.routing.topics);
     let mut ends = Vec::with_capacity(topics.len());
     for topic in topics {
-        let of_topic = log.end_offsets(&topic).await?;
-        ends.push((topic, of_topic));
+        let mut of_topic = log.end_offsets(topic).await?;
+        // What lies beyond its range is nothing to a replay.
+        if let Some(replay) = &shared.replay {
+            for (partition, end) in (0..).zip(&mut of_topic) {
+                *end = replay.range.end(&PartitionId { topic: topic.clone(), partition }, *end);
+            }
+        }
+        ends.push((topic.clone(), of_topic));
     }
     Ok(ends)
 }

@@ -284,7 +284,12 @@ impl Partition {
                     match wished {
                         Wish::Run => {}
                         Wish::Lost => return Closed::Fenced,
-                        Wish::Drain(_) if given_up => {}
+                        Wish::Drain(others) if given_up => {
+                            let end = Instant::now() + others.handlers + others.writes;
+                            if end < timer.deadline() {
+                                timer.as_mut().reset(end);
+                            }
+                        }
                         Wish::Drain(others) => {
                             limits = others;
                             timer.as_mut().reset(Instant::now() + limits.handlers);

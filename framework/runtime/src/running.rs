@@ -7,7 +7,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError,
+    LogError, LogErrorKind,
     log::{Assignment, Consumer, PartitionId, Signal},
 };
 use tokio::{
@@ -111,6 +111,12 @@ impl Running {
                     }
                 }
                 ends = self.monitor.ends() => {
+                    if let (Err(error), Some(_)) = (&ends, &self.shared.replay)
+                        && error.kind() != LogErrorKind::Unreachable
+                    {
+                        // No group would say that the log is over.
+                        return Err(error.clone());
+                    }
                     self.monitor.compare(ends, &self.partitions)?;
                     if !self.monitor.suspects() {
                         self.shared.board.lock().client = None;
@@ -172,7 +178,8 @@ impl Running {
                     match self.partitions.get_mut(&partition) {
                         Some(owned) if !owned.closed && (!owned.taking || keeps) => {
                             owned.revoking = true;
-                            owned.wish(Wish::Drain(Limits { handlers: REVOKE_DEADLINE, writes: LAST_SETTLE }));
+                            owned
+                                .wish(Wish::Drain(Limits { handlers: REVOKE_DEADLINE, writes: LAST_SETTLE }));
                         }
                         _ => self.hand_over(partition).await,
                     }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError, LogErrorKind,
+    LogError, LogErrorKind, TopicName,
     effects::Effects,
     log::{Consumer, TopicSpec},
 };
@@ -21,11 +21,12 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     bus::Bus,
-    delivery::{RouteState, Shared},
+    delivery::{Replaying, RouteState, Shared},
     monitor::Monitor,
     parking::{self, control},
     places::Pool,
     policy::OnFailure,
+    replay::{Range, Returned},
     running::Running,
     status::{Board, SubscriptionStatus},
     subscription::{Routing, Subscription, SubscriptionError, Terms},
@@ -43,6 +44,7 @@ pub struct Subscriber {
     routing: Routing,
     bus: Bus,
     effects: Option<Arc<dyn Effects>>,
+    replay: Option<Replaying>,
     board: Board,
 }
 
@@ -83,7 +85,36 @@ impl Subscriber {
             topics: routing.topics.iter().map(ToString::to_string).collect(),
             ..SubscriptionStatus::default()
         });
-        Ok(Self { subscription, routing, bus, effects, board })
+        Ok(Self { subscription, routing, bus, effects, replay: None, board })
+    }
+
+    /// It replays, in a range and not in a group.
+    pub(crate) fn replaying(self, range: Arc<Range>, returned: Returned) -> Self {
+        let what = match &returned {
+            Returned::Muted => "dropped".to_owned(),
+            Returned::Redirected(topic) => format!("published in {topic}"),
+            Returned::Emitted => "published under ids of the replay".to_owned(),
+        };
+        let Terms { name, retry, .. } = &self.subscription;
+        self.board.lock().guarantee = format!(
+            "{name}: a replay, at least once, ordered by key, returned events are {what}, a record that fails {} times ends it",
+            retry.limit()
+        );
+        Self { replay: Some(Replaying { range, returned }), ..self }
+    }
+
+    /// A handler that takes a transaction, if there is one.
+    pub(crate) fn transactional(&self) -> Option<&'static str> {
+        let mut routes = (0..self.routing.len()).filter_map(|index| self.routing.route(index));
+        routes.find_map(|route| route.database().map(|_| route.name()))
+    }
+
+    pub(crate) fn topics(&self) -> &[TopicName] {
+        &self.routing.topics
+    }
+
+    pub(crate) fn board(&self) -> Board {
+        self.board.clone()
     }
 
     /// Tells the status, before, during and after the run.
@@ -123,6 +154,7 @@ impl Subscriber {
             routing: self.routing,
             bus: self.bus,
             effects: self.effects,
+            replay: self.replay,
             board: self.board,
         });
         let releases = Arc::new(Mutex::new(control::Open::default()));
@@ -135,7 +167,7 @@ impl Subscriber {
         } else {
             None
         };
-        let joined = match shared.bus.log().consumer(&name, &shared.routing.topics).await {
+        let joined = match shared.join().await {
             Err(error) if error.kind() == LogErrorKind::Unreachable => {
                 tracing::warn!(subscription = name, %error, "cannot join the group yet");
                 join_again(&shared, &stop).await.map_err(fail)?
@@ -166,7 +198,7 @@ impl Subscriber {
             };
             let result = running.run(&stop, &mut asked).await;
             let dead = match result {
-                Err(error) if can_be_made_anew(&error) && !stop.is_cancelled() => error,
+                Err(error) if shared.goes_on_after(&error) && !stop.is_cancelled() => error,
                 result => {
                     running.drain(deadline).await;
                     // Leaving is a courtesy: a client that hangs must not hold the drain up.
@@ -216,6 +248,14 @@ impl Subscriber {
     }
 }
 
+impl Shared {
+    /// Whether the client is made anew after this: nobody looks after a replay that tries for ever.
+    fn goes_on_after(&self, error: &LogError) -> bool {
+        let waits = self.replay.is_none() || error.kind() == LogErrorKind::Unreachable;
+        waits && can_be_made_anew(error)
+    }
+}
+
 /// Whether a new client could do better: not where the log itself is over, or was set up wrongly.
 fn can_be_made_anew(error: &LogError) -> bool {
     let over = matches!(
@@ -243,7 +283,7 @@ async fn join_again(
             () = stop.cancelled() => return Ok(None),
             joined = async {
                 tokio::time::sleep(delay).await;
-                shared.bus.log().consumer(&shared.subscription.name, &shared.routing.topics).await
+                shared.join().await
             } => joined,
         };
         match joined {

@@ -3,6 +3,7 @@
 mod delivered;
 mod drained;
 mod fenced;
+mod late;
 mod progress;
 mod published;
 mod settled;

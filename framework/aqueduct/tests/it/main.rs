@@ -4,6 +4,8 @@
 
 #[cfg(all(feature = "app", feature = "sqlite"))]
 mod positions;
+#[cfg(all(feature = "app", feature = "sqlite"))]
+mod replay;
 
 use aqueduct::{LogErrorKind, prelude::*};
 use serde::{Deserialize, Serialize};

@@ -10,9 +10,9 @@ use aqueduct::{
 
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "bank.Deposited", topic = "deposits", key = account)]
-struct Deposited {
-    account: u32,
-    number: i64,
+pub(crate) struct Deposited {
+    pub(crate) account: u32,
+    pub(crate) number: i64,
 }
 
 async fn apply(event: Deposited, tx: Tx<Sqlite>) -> Handled {
@@ -23,8 +23,8 @@ async fn apply(event: Deposited, tx: Tx<Sqlite>) -> Handled {
 /// What a deposit causes.
 #[derive(Serialize, Deserialize, Event)]
 #[event(name = "bank.Confirmed", topic = "confirmations", key = number)]
-struct Confirmed {
-    number: i64,
+pub(crate) struct Confirmed {
+    pub(crate) number: i64,
 }
 
 /// The commit of number 0 fails, whatever the handler says.
@@ -34,23 +34,23 @@ async fn confirm(event: Deposited, tx: Tx<Sqlite>) -> Handled<Confirmed> {
     Ok(Confirmed { number: event.number })
 }
 
-async fn number(database: &Database, sql: &'static str) -> i64 {
+pub(crate) async fn number(database: &Database, sql: &'static str) -> i64 {
     database.read(move |conn| conn.query_row(sql, [], |row| row.get(0))).await.unwrap()
 }
 
-async fn open(path: &Path) -> Database {
+pub(crate) async fn open(path: &Path) -> Database {
     let schema = "CREATE TABLE IF NOT EXISTS applied (number INTEGER PRIMARY KEY);
         CREATE TABLE IF NOT EXISTS child (parent INTEGER REFERENCES applied (number) DEFERRABLE INITIALLY DEFERRED)";
     Database::open(path, schema).await.unwrap()
 }
 
-async fn publish(bus: &Bus, numbers: std::ops::Range<i64>) {
+pub(crate) async fn publish(bus: &Bus, numbers: std::ops::Range<i64>) {
     let events = numbers.map(|number| Deposited { account: 1, number });
     bus.publish_all(events.collect::<Vec<_>>().iter()).await.unwrap();
 }
 
 /// Waits for what comes, and never long enough to be met by chance.
-async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut is: impl AsyncFnMut() -> bool) {
     let waited = async {
         while !is().await {
             tokio::time::sleep(Duration::from_millis(5)).await;

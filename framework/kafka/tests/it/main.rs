@@ -17,6 +17,7 @@ mod hostile;
 mod interop;
 mod properties;
 mod reading;
+mod replay;
 mod secrets;
 mod secure;
 mod slow;

@@ -10,6 +10,7 @@ mod order;
 mod parking;
 mod progress;
 mod publish;
+mod replay;
 mod support;
 mod taking;
 mod unreadable;

@@ -73,7 +73,8 @@ pub(crate) fn tx(transaction: &mut Box<dyn Transaction>) -> Tx<Sqlite> {
     });
     let incoming = Incoming::read(&record, None).unwrap();
     let lease = transaction.lease();
-    let mut context = Context { state: &(), incoming: &incoming, payload: b"", attempt: 1, lease };
+    let mut context =
+        Context { state: &(), incoming: &incoming, payload: b"", attempt: 1, lease, replayed: false };
     Tx::from_delivery(&mut context).map_err(|error| error.to_string()).unwrap()
 }
 

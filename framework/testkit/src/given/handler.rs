@@ -146,6 +146,7 @@ impl<H, T, S> GivenHandler<H, T, S> {
             payload: incoming.payload.unwrap_or_default(),
             attempt: self.attempt,
             lease: transaction.as_mut().and_then(|transaction| transaction.lease()),
+            replayed: false,
         };
         let mut slot = route::<S, H, T>(self.handler)(Arc::new(self.state)).slot();
         if let Err(error) = slot.as_mut().start(context) {

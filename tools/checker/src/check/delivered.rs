@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::{
     Court,
+    late::Late,
     tables::{Assignment, Run, Tables},
 };
 use crate::{
@@ -179,10 +180,7 @@ pub(super) fn duplicates(tables: &Tables<'_>, rules: &Rules, court: &mut Court) 
         began.entry((each.group, each.shard)).or_default().insert(each.generation, each);
     }
     let done = done(tables);
-    let mut late: HashMap<_, Vec<u64>> = HashMap::new();
-    for (of, _, gave) in tables.late_hand_overs(rules.hand_over) {
-        late.entry(of).or_default().push(gave);
-    }
+    let late = Late::new(tables, rules);
     let mut allowed = 0;
     for ((group, place), runs) in by_place {
         let window = rules.subscriptions.iter().find(|each| each.group == group).map(|each| each.window);
@@ -238,9 +236,7 @@ pub(super) fn duplicates(tables: &Tables<'_>, rules: &Rules, court: &mut Court) 
             let explained = given_up
                 || tables.fault_between(first.from, second.from, |_| true)
                 || next.is_some_and(|(_, next)| held_back(tables, &done, first, next))
-                || late
-                    .get(&(first.by, group, &shard))
-                    .is_some_and(|gave| gave.iter().any(|at| (first.from..=second.from).contains(at)));
+                || late.met(first, &shard, second.from);
             if !explained {
                 court.find(Kind::Doubled, what("with no fault"));
                 continue;

@@ -1,9 +1,10 @@
 //! Drains: in time, and truthfully reported.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::{
     Court,
+    late::Late,
     tables::{Run, Tables},
 };
 use crate::{
@@ -13,7 +14,7 @@ use crate::{
 };
 
 pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
-    let late: HashSet<_> = tables.late_hand_overs(rules.hand_over).map(|(of, _, _)| of).collect();
+    let late = Late::new(tables, rules);
     for drain in &tables.drains {
         let process = drain.process;
         let Some((ended, reported)) = drain.ended else {
@@ -31,6 +32,7 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
         // What was cut off is unfinished for certain; what waited for its next attempt may be.
         let mut cut = BTreeSet::new();
         let mut open = BTreeSet::new();
+        let mut done = BTreeMap::new();
         for run in tables.runs.iter().filter(|run| run.by == process) {
             // What was given up at a hand-over, and was done when the partition came back, is reported too.
             let of = (run.group, run.place, run.generation);
@@ -49,17 +51,28 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
                 Some((_, Finished::Failed | Finished::Cancelled)) => open.insert(of),
                 Some((_, Finished::Done)) => {
                     cut.remove(&of);
-                    // What it returned may be stored later than that, or not.
-                    let shard = run.place.shard();
-                    let late = whole || late.contains(&(run.by, run.group, &shard));
-                    if late && rules.once(run.group) == Some(Once::Record) {
-                        open.insert(of)
-                    } else {
-                        open.remove(&of)
-                    }
+                    open.remove(&of);
+                    done.insert(of, run).is_none()
                 }
             };
         }
+        // What a handler returned is stored once all before it have ended, and in a transaction; a release is over with its
+        // end mark. Until then it may have to come again.
+        let mut first: HashMap<_, i64> = HashMap::new();
+        for (group, place, generation) in cut.union(&open) {
+            let first = first.entry((*group, place.shard(), *generation)).or_insert(place.offset);
+            *first = place.offset.min(*first);
+        }
+        let unstored = done.iter().filter(|((group, place, generation), run)| {
+            let marked = tables.end_marks.get(&(*group, *place));
+            let released = run.released && marked.is_none_or(|at| *at > ended);
+            let shard = place.shard();
+            let returns = rules.once(group) == Some(Once::Record);
+            let late = returns && (whole || late.met(run, &shard, ended));
+            let first = first.get(&(*group, shard, *generation));
+            released || late || returns && first.is_some_and(|first| *first < place.offset)
+        });
+        open.extend(unstored.map(|(of, _)| *of));
         let least = u64::try_from(cut.len()).unwrap_or(u64::MAX);
         // What waits for its transaction has begun, and no handler tells of it.
         let waits = |group: &str| rules.once(group) == Some(Once::Event);

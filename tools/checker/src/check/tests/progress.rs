@@ -164,7 +164,7 @@ fn false_report_of_a_drain() {
     let repeating = Rules { repeating: ["kill".to_owned()].into(), ..rules() };
     assert_eq!(kinds(&cut(0), &repeating), [Kind::FalseReport]);
     assert_eq!(kinds(&cut(1), &repeating), []);
-    // What was returned may not have been stored: where its time was over, or that of a hand-over before it.
+    // What was returned may not have been stored: where its time was over, or that of a hand-over that met it.
     let mut records = rules();
     records.subscriptions[0].effects = Some(Once::Record);
     assert_eq!(kinds(&drained(SECOND, 3), &records), [Kind::FalseReport]);
@@ -173,10 +173,23 @@ fn false_report_of_a_drain() {
     assert_eq!(kinds(&early(), &records), [Kind::FalseReport]);
     let mut handed_over = early();
     let (group, shard) = (GROUP.to_owned(), shard());
-    handed_over.push(100, "a.1", Observation::Revoking { group: group.clone(), shard: shard.clone() });
-    handed_over.push(900, "a.1", Observation::Revoked { group, shard });
-    assert_eq!(kinds(&handed_over, &Rules { hand_over: 800, ..records.clone() }), []);
-    assert_eq!(kinds(&handed_over, &Rules { hand_over: 801, ..records }), [Kind::FalseReport]);
+    handed_over.push(75, "a.1", Observation::Revoking { group: group.clone(), shard: shard.clone() });
+    handed_over.push(100, "a.1", Observation::Revoked { group, shard });
+    // One that ended at 50, and one at 70.
+    assert_eq!(kinds(&handed_over, &Rules { hand_over: 25, ..records.clone() }), []);
+    assert_eq!(kinds(&handed_over, &Rules { hand_over: 26, ..records.clone() }), [Kind::FalseReport]);
+    // Where one before it is open, its successors wait.
+    let behind = changed(drained(SECOND / 2, 2), |mut line| {
+        match &mut line.saw {
+            Observation::Start { run: 1, key, .. } => *key = Some("other".to_owned()),
+            Observation::Finish { run: 1, outcome } => *outcome = Finished::Failed,
+            Observation::Settled { .. } => return None,
+            _ => {}
+        }
+        Some(line)
+    });
+    let at_all = Rules { healed: false, read_to_end: false, ..records };
+    assert_eq!(kinds(&behind, &at_all), []);
     // One that was given up at a hand-over, and done when the partition had come back.
     let mut came_back = drained(SECOND, 1);
     came_back.push(1, "chaos", fault(1, "kill"));

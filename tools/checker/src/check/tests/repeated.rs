@@ -266,6 +266,13 @@ fn a_hand_over_that_took_too_long_explains_what_comes_again() {
     assert_eq!(took(21, 70), (vec![Kind::Doubled], 0));
     // One that was over before explains nothing.
     assert_eq!(took(5, 55).0, [Kind::Doubled]);
+    // Nor one that came long after it had ended.
+    let (group, shard) = (GROUP.to_owned(), shard());
+    let mut long_after = handed_over(1);
+    long_after.push(72, "a.1", Observation::Revoking { group: group.clone(), shard: shard.clone() });
+    long_after.push(74, "a.1", Observation::Revoked { group, shard });
+    assert_eq!(kinds(&long_after, &Rules { hand_over: 1, ..rules() }), [Kind::Doubled]);
+    assert_eq!(kinds(&long_after, &Rules { hand_over: 2, ..rules() }), []);
 }
 
 #[test]
