@@ -183,7 +183,8 @@ pub trait CommitLog: Send + Sync + fmt::Debug + 'static {
         start: Start,
     ) -> BoxFuture<'a, Result<Box<dyn PartitionReader>, LogError>>;
 
-    /// The offset after the last record of each partition of a topic, by partition number.
+    /// The offset after the last record of each partition of a topic, by partition number: of those too that a transaction has
+    /// written and that cannot be read yet.
     fn end_offsets<'a>(&'a self, topic: &'a TopicName) -> BoxFuture<'a, Result<Vec<Offset>, LogError>>;
 
     /// What a group has settled in a topic, by partition number; none where it has settled nothing.

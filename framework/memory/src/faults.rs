@@ -89,6 +89,12 @@ impl Faults {
         self.shared.lock().plan.fail_topics(ending, kind);
     }
 
+    /// Topics whose names end in `ending` are said not to exist until [`Faults::heal_topics`], as by a broker that was just
+    /// started and has not heard of them yet.
+    pub fn forget_topics(&self, ending: &str) {
+        self.shared.lock().plan.forget_topics(ending);
+    }
+
     /// Ends every outage of topics.
     pub fn heal_topics(&self) {
         self.shared.lock().plan.heal_topics();

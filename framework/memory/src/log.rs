@@ -118,7 +118,8 @@ impl CommitLog for MemoryLog {
     ) -> BoxFuture<'a, Result<Option<TopicInfo>, LogError>> {
         Box::pin(async move {
             self.process.turn().await?;
-            Ok(self.shared.open()?.topics.describe(topic))
+            let state = self.shared.open()?;
+            Ok(state.topics.describe(topic).filter(|_| !state.plan.forgets(topic.as_str())))
         })
     }
 

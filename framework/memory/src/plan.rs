@@ -83,6 +83,8 @@ pub(crate) struct Plan {
     pub(crate) questions: Failing,
     /// Topics whose names end so take nothing.
     outages: Vec<(String, LogErrorKind)>,
+    /// Topics whose names end so are not known.
+    forgotten: Vec<String>,
     chance: Option<(Random, Chances)>,
     pub(crate) counts: Counts,
 }
@@ -96,8 +98,18 @@ impl Plan {
         self.outages.push((ending.to_owned(), kind));
     }
 
+    pub(crate) fn forget_topics(&mut self, ending: &str) {
+        self.forgotten.push(ending.to_owned());
+    }
+
     pub(crate) fn heal_topics(&mut self) {
         self.outages.clear();
+        self.forgotten.clear();
+    }
+
+    /// Whether it is said of a topic that it does not exist.
+    pub(crate) fn forgets(&self, topic: &str) -> bool {
+        self.forgotten.iter().any(|ending| topic.ends_with(ending))
     }
 
     /// The outage that a topic is in, if it is in one.

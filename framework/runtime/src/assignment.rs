@@ -24,6 +24,7 @@ use crate::{
         rebuild::{Rebuilt, rebuild},
     },
     partition::{Beginning, Closed, Partition, Wish},
+    policy::OnFailure,
     progress::Progress,
     running::Running,
     status::PartitionStatus,
@@ -171,7 +172,8 @@ impl Task {
                         // What a group of this name once parked is history like all else.
                         return Ok(Rebuilt::default());
                     }
-                    rebuild(&*log, &group, partition, *topic_id, self.start).await
+                    let parks = self.shared.subscription.on_failure == OnFailure::Park;
+                    rebuild(&*log, &group, partition, *topic_id, self.start, parks).await
                 } => match rebuilt {
                     Ok(rebuilt) => break rebuilt,
                     Err(error) => error,

@@ -179,7 +179,15 @@ impl Growing {
                 )));
             }
         }
-        let parked = parking::parked(&shared.bus, group, topic).await?;
+        let parked = match parking::keys(&shared.bus, group, topic).await? {
+            // It was made before: a log that does not know it is behind.
+            None if shared.subscription.on_failure == OnFailure::Park => {
+                return Ok(Some(format!(
+                    "it was added to {topic}, and the log does not know what is parked of it"
+                )));
+            }
+            parked => parked.unwrap_or_default(),
+        };
         Ok(parked.iter().find(|key| key.partition.partition < self.older).map(|key| {
             let name = key.key.escape_ascii();
             format!(

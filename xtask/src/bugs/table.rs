@@ -121,6 +121,8 @@ pub(super) const BUGS: &[Bug] = &[
         &["replay::a_failure_ends_it_and_it_goes_on_from_its_checkpoint"]),
     bug("names-joined-by-dots", "R3", "two groups fence each other without end", RUNTIME_UNIT,
         &["aside::tests::the_producers_of_two_groups_have_two_names"]),
+    bug("unknown-topic-taken-for-none", "R3", "all parked keys are overtaken after a broker's start", RUNTIME,
+        &["parking::a_log_that_does_not_know_what_is_parked_is_waited_for"]),
     bug("lost-partition-runs-on", "R2", "handlers of a lost partition are not cancelled", RUNTIME,
         &["drain::a_lost_partition_is_not_settled_by_its_old_assignment"]),
     bug("revoke-answered-before-drain", "R2", "a partition has two owners at work", RUNTIME, HAND_OVER),

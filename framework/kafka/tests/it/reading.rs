@@ -4,12 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use aqueduct_core::{
     Headers, LogErrorKind, NewRecord, Record, Timestamp, TopicName,
-    log::{CommitLog, PartitionId, Start},
+    log::{CommitLog, PartitionId, Start, TopicSpec},
 };
 use aqueduct_kafka::{KafkaLog, KafkaOptions};
 use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    producer::{BaseProducer, BaseRecord, Producer},
 };
 
 use crate::cluster;
@@ -75,4 +76,29 @@ async fn the_position_passes_the_marker_of_a_transaction() {
     assert_eq!(values, [&b"one"[..], b"two", b"three"]);
     assert_eq!(reader.position(), end);
     assert!(end >= 7, "four records, and a marker for each transaction: {end}");
+}
+
+/// R3: what a transaction has written lies before the end, readable or not: who reads up to the end waits for it, and misses
+/// nothing that was acknowledged and is not readable yet. Red when the end is that of what can be read.
+#[tokio::test]
+async fn what_a_transaction_has_under_way_lies_before_the_end() {
+    let prefix = cluster::prefix();
+    let url = format!("{}?{prefix}&partitions=2", cluster::url());
+    let log: Arc<dyn CommitLog> = KafkaLog::connect(KafkaOptions::parse(&url).unwrap()).await.unwrap();
+    let topic = TopicName::new("t").unwrap();
+    log.ensure_topic(TopicSpec::new(topic.clone())).await.unwrap();
+    let mut committed = log.transactional_producer("x").await.unwrap();
+    committed.commit(vec![record(b"one".to_vec())], None).await.unwrap();
+    let wire = prefix.trim_start_matches("prefix=");
+    let raw: BaseProducer = cluster::raw().set("transactional.id", format!("{wire}y")).create().unwrap();
+    raw.init_transactions(Duration::from_secs(30)).unwrap();
+    raw.begin_transaction().unwrap();
+    let name = format!("{wire}t");
+    raw.send(BaseRecord::<(), [u8]>::to(&name).partition(0).payload(b"two")).unwrap();
+    raw.flush(Duration::from_secs(30)).unwrap();
+    let ends = async || (log.end_offsets(&topic).await.unwrap(), log.high_watermarks(&topic).await.unwrap());
+    // A record and a marker, and behind them what nobody may read.
+    assert_eq!(ends().await, [3, 0]);
+    drop(log.transactional_producer("y").await.unwrap());
+    assert_eq!(ends().await, [4, 0]);
 }

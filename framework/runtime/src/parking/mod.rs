@@ -20,6 +20,7 @@ use aqueduct_core::{
     name::NameError,
 };
 
+pub(crate) use operator::keys;
 pub use operator::{OperatorError, ParkedKey, parked, release, skip};
 
 /// The topic of a group's parked records of `topic`.

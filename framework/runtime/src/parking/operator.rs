@@ -63,11 +63,20 @@ pub enum OperatorError {
 /// # Errors
 /// The log does not answer, or a parked record cannot be read.
 pub async fn parked(bus: &Bus, group: &str, topic: &TopicName) -> Result<Vec<ParkedKey>, LogError> {
+    Ok(keys(bus, group, topic).await?.unwrap_or_default())
+}
+
+/// As [`parked`]; none where the log does not know the topic of parked records, or that of their source.
+pub(crate) async fn keys(
+    bus: &Bus,
+    group: &str,
+    topic: &TopicName,
+) -> Result<Option<Vec<ParkedKey>>, LogError> {
     let log = bus.log();
     let place = super::topic_of(group, topic)?;
     let (Some(source), Some(_)) = (log.describe_topic(topic).await?, log.describe_topic(&place).await?)
     else {
-        return Ok(Vec::new());
+        return Ok(None);
     };
     let mut keys = Vec::new();
     for (partition, end) in (0..).zip(log.end_offsets(&place).await?) {
@@ -100,7 +109,7 @@ pub async fn parked(bus: &Bus, group: &str, topic: &TopicName) -> Result<Vec<Par
             keys[index].records += 1;
         }
     }
-    Ok(keys)
+    Ok(Some(keys))
 }
 
 fn describe(

@@ -25,22 +25,36 @@ pub(crate) struct Rebuilt {
     pub(crate) ended: HashSet<Offset>,
 }
 
-/// Reads the parked records of `source` under `group`, up to the end that the parked partition has now.
+/// Reads the parked records of `source` under `group`, up to the end that the parked partition has now. `parks`: its topic was
+/// made when the subscription started, so where the log does not know it, or not all of it, the log is behind, as a broker
+/// that was just started. To take that for nothing parked would let all parked keys be overtaken.
 pub(crate) async fn rebuild(
     log: &dyn CommitLog,
     group: &str,
     source: &PartitionId,
     topic_id: Uuid,
     from: Offset,
+    parks: bool,
 ) -> Result<Rebuilt, LogError> {
     let mut rebuilt = Rebuilt::default();
     let topic = super::topic_of(group, &source.topic)?;
-    if log.describe_topic(&topic).await?.is_none() || aqueduct_core::planted("nothing-rebuilt") {
+    if aqueduct_core::planted("nothing-rebuilt") {
         return Ok(rebuilt);
     }
-    let ends = log.end_offsets(&topic).await?;
-    let end =
-        usize::try_from(source.partition).ok().and_then(|number| ends.get(number).copied()).unwrap_or(0);
+    let ends = match log.describe_topic(&topic).await? {
+        Some(_) => log.end_offsets(&topic).await?,
+        None => Vec::new(),
+    };
+    let end = usize::try_from(source.partition).ok().and_then(|number| ends.get(number).copied());
+    let Some(end) = end else {
+        if !parks || aqueduct_core::planted("unknown-topic-taken-for-none") {
+            return Ok(rebuilt);
+        }
+        super::ensure(log, group, &source.topic).await?;
+        let known = ends.len();
+        let message = format!("the log knows {known} partitions of {topic}, which has more");
+        return Err(LogError::new(LogErrorKind::Unreachable, message));
+    };
     let place = PartitionId { topic, partition: source.partition };
     let mut reader = log.cursor(&place, Start::Earliest).await?;
     let mut found: BTreeMap<Offset, (KeyBytes, Copy)> = BTreeMap::new();

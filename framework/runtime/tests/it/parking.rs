@@ -93,6 +93,32 @@ async fn a_successor_does_not_overtake_its_parked_key() {
     running.end().await;
 }
 
+/// P2, R3. A broker that was just started may say that a topic does not exist. Red when that is taken for nothing parked: all
+/// parked keys are overtaken by their successors.
+#[tokio::test(start_paused = true)]
+async fn a_log_that_does_not_know_what_is_parked_is_waited_for() {
+    let bench = Bench::new(1).await;
+    let shop = Shop::default();
+    bench.bus.publish(&step("bad", 1)).await.unwrap();
+    let running = bench.run(subscription(), shop.clone());
+    running.ended(1).await;
+    running.end().await;
+    shop.well.store(true, Ordering::Relaxed);
+    bench.bus.publish_all(&[step("bad", 2), step("good", 1)]).await.unwrap();
+    bench.log.faults().forget_topics(".parked");
+    let running = bench.run(subscription(), shop.clone());
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    assert_eq!(shop.seen.all(), []);
+    let status = running.status();
+    let waiting = status.partitions.values().find_map(|partition| partition.waiting.clone()).unwrap();
+    assert!(waiting.contains("the log knows 0 partitions of steps.steps.parked"), "{waiting}");
+    bench.log.faults().heal_topics();
+    running.ended(2).await;
+    assert_eq!(shop.seen.all(), [("good".to_owned(), 1)]);
+    assert_eq!(bench.parked().await[0].records, 2);
+    running.end().await;
+}
+
 /// P2, P3: a parked key is parked for the next owner too. Red when nothing is rebuilt at assignment.
 #[tokio::test(start_paused = true)]
 async fn a_parked_key_is_parked_after_a_restart_and_a_release_goes_on() {

@@ -64,9 +64,11 @@ pub(super) fn check(tables: &Tables<'_>, rules: &Rules, court: &mut Court) {
             *first = place.offset.min(*first);
         }
         let unstored = done.iter().filter(|((group, place, generation), run)| {
-            let marked = tables.end_marks.get(&(*group, *place));
-            let released = run.released && marked.is_none_or(|at| *at > ended);
             let shard = place.shard();
+            // The mark may be the next owner's.
+            let until = tables.gave_back(run, &shard).unwrap_or(ended);
+            let marked = tables.end_marks.get(&(*group, *place));
+            let released = run.released && marked.is_none_or(|at| *at > until);
             let returns = rules.once(group) == Some(Once::Record);
             let late = returns && (whole || late.met(run, &shard, ended));
             let first = first.get(&(*group, shard, *generation));

@@ -306,6 +306,12 @@ impl<'a> Tables<'a> {
         })
     }
 
+    /// When the owner of a run gave its partition back.
+    pub(super) fn gave_back(&self, run: &Run<'a>, shard: &PartitionId) -> Option<u64> {
+        let all = self.hand_overs.get(&(run.by, run.group, shard))?;
+        all.iter().filter_map(|(_, gave)| *gave).find(|gave| *gave >= run.from)
+    }
+
     /// The key of the record at a place.
     pub(super) fn key_of(&self, place: &Place) -> Option<&'a str> {
         self.records.get(&place.shard())?.get(&place.offset)?.key
