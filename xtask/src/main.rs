@@ -28,7 +28,7 @@ enum Command {
     Bench {
         /// `embedded`, `kafka` or `curves`.
         what: String,
-        /// What the bench takes: `--only ROW`, `--pairs N`, `--quick`, `--dir DIR`, `--json FILE`.
+        /// What the bench takes: `--only ROW`, `--pairs N`, `--quick`, `--dir DIR`, `--json FILE`; of `kafka`, `--peers`.
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },

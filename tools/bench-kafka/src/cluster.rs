@@ -29,7 +29,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// One broker, where each run has topics of its own.
 #[derive(Debug)]
 pub(crate) struct Cluster {
-    servers: String,
+    pub(crate) servers: String,
     runs: AtomicU32,
     pub(crate) environment: Environment,
 }

@@ -35,15 +35,23 @@ struct Filled {
     runs: u32,
 }
 
+impl Filled {
+    /// A group that has not read anything.
+    fn group(&mut self) -> String {
+        self.runs += 1;
+        format!("bench-{}", self.runs)
+    }
+}
+
 /// A row of consuming.
 #[derive(Debug)]
 pub(crate) struct Consuming {
     name: &'static str,
-    work: Work,
-    concurrency: usize,
-    count: u64,
-    bar: f64,
-    cluster: Arc<Cluster>,
+    pub(crate) work: Work,
+    pub(crate) concurrency: usize,
+    pub(crate) count: u64,
+    bar: Option<f64>,
+    pub(crate) cluster: Arc<Cluster>,
     filled: Option<Filled>,
 }
 
@@ -53,7 +61,7 @@ impl Consuming {
         work: Work,
         concurrency: usize,
         count: u64,
-        bar: f64,
+        bar: Option<f64>,
         cluster: &Arc<Cluster>,
     ) -> Self {
         let cluster = Arc::clone(cluster);
@@ -84,6 +92,19 @@ impl Consuming {
         };
         Ok(self.filled.insert(filled))
     }
+
+    /// Lets another program read the topic, which it gets with a new group by their names in the cluster; that group must have
+    /// settled everything.
+    pub(crate) fn apart(
+        &mut self,
+        run: impl FnOnce(&str, &str) -> anyhow::Result<Cost>,
+    ) -> anyhow::Result<Cost> {
+        let filled = self.filled()?;
+        let group = filled.group();
+        let cost = run(&Cluster::topic(&filled.prefix), &format!("{}{group}", filled.prefix))?;
+        filled.runtime.block_on(settled(&*filled.log, &group, Sold::INFO.topic))?;
+        Ok(cost)
+    }
 }
 
 impl Row for Consuming {
@@ -110,14 +131,13 @@ impl Row for Consuming {
             Work::Nothing => By::Cpu,
             Work::Sleep => By::Rate,
         };
-        Some((by, self.bar))
+        self.bar.map(|bar| (by, bar))
     }
 
     fn ours(&mut self) -> anyhow::Result<Cost> {
         let (count, concurrency, work) = (self.count, self.concurrency, self.work);
         let filled = self.filled()?;
-        filled.runs += 1;
-        let group = format!("bench-{}", filled.runs);
+        let group = filled.group();
         let subscription = Subscription::builder(&group).concurrency(concurrency);
         let subscription = match work {
             Work::Nothing => subscription.on(nothing),

@@ -5,6 +5,7 @@ mod cluster;
 mod consume;
 mod idle;
 mod latency;
+mod peers;
 mod publish;
 mod raw;
 mod relay;
@@ -42,6 +43,9 @@ struct Options {
     /// Where the relay's databases are written.
     #[arg(long, default_value = "target/bench-kafka")]
     dir: PathBuf,
+    /// The program of `tools/bench-peers`, built: adds its rows.
+    #[arg(long)]
+    peers: Option<PathBuf>,
 }
 
 impl Options {
@@ -78,16 +82,16 @@ const ROWS: [(&str, Make); 10] = [
         publishing(name, options, cluster, Against::Waiting(64), Some(0.80))
     }),
     ("consume-inline", |name, options, cluster| {
-        Ok(Box::new(Consuming::new(name, Work::Nothing, 1, options.events(500_000), 0.90, cluster)))
+        Ok(Box::new(Consuming::new(name, Work::Nothing, 1, options.events(500_000), Some(0.90), cluster)))
     }),
     ("consume-64", |name, options, cluster| {
-        Ok(Box::new(Consuming::new(name, Work::Nothing, 64, options.events(500_000), 0.75, cluster)))
+        Ok(Box::new(Consuming::new(name, Work::Nothing, 64, options.events(500_000), Some(0.75), cluster)))
     }),
     ("sleep-64", |name, options, cluster| {
-        Ok(Box::new(Consuming::new(name, Work::Sleep, 64, options.events(100_000), 0.95, cluster)))
+        Ok(Box::new(Consuming::new(name, Work::Sleep, 64, options.events(100_000), Some(0.95), cluster)))
     }),
     ("sleep-1024", |name, options, cluster| {
-        Ok(Box::new(Consuming::new(name, Work::Sleep, 1_024, options.events(500_000), 0.95, cluster)))
+        Ok(Box::new(Consuming::new(name, Work::Sleep, 1_024, options.events(500_000), Some(0.95), cluster)))
     }),
     ("transactions", |name, options, cluster| {
         Ok(Box::new(Transacting::new(name, options.events(200_000), 0.90, cluster)?))
@@ -107,8 +111,11 @@ const OTHERS: [&str; 3] = ["publish-1", "open-loop", "idle"];
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    let names: Vec<_> = ROWS.iter().map(|(name, _)| *name).chain(OTHERS).collect();
+    let rows = || ROWS.iter().chain(options.peers.iter().flat_map(|_| &peers::ROWS));
+    let names: Vec<_> = rows().map(|(name, _)| *name).chain(OTHERS).collect();
     for only in &options.only {
+        let of_peers = peers::ROWS.iter().any(|(name, _)| name == only);
+        ensure!(options.peers.is_some() || !of_peers, "{only} is a row of peers, and needs --peers");
         ensure!(names.contains(&only.as_str()), "there is no {only:?}; there are {}", names.join(", "));
     }
     fs::create_dir_all(&options.dir).with_context(|| format!("cannot make {}", options.dir.display()))?;
@@ -125,7 +132,7 @@ fn main() -> anyhow::Result<()> {
     let cluster = Cluster::new(&options.log, system_environment())?;
     let pairs = if options.quick { 2 } else { options.pairs };
     let mut missed = Vec::new();
-    for (name, make) in ROWS {
+    for &(name, make) in rows() {
         if options.wants(name) {
             let report = harness::compare(&mut *make(name, &options, &cluster)?, pairs)?;
             print!("{}", report.text());

@@ -13,7 +13,7 @@ use bench::{
     publish::runtime,
     raw::PARTITIONS,
 };
-use tokio::task::JoinSet;
+use tokio::{runtime::Runtime, task::JoinSet};
 
 use crate::{
     cluster::Cluster,
@@ -89,6 +89,20 @@ impl Publishing {
         }
         Ok(())
     }
+
+    /// Makes a topic, lets others than our side publish to it, counts what is stored and removes it.
+    pub(crate) fn stored(
+        &self,
+        run: impl FnOnce(&Runtime, &str) -> anyhow::Result<Cost>,
+    ) -> anyhow::Result<Cost> {
+        let (prefix, runtime) = (self.cluster.prefix(), runtime()?);
+        runtime.block_on(async {
+            self.cluster.open(&prefix).await?.0.close().await.map_err(anyhow::Error::from)
+        })?;
+        let cost = run(&runtime, &Cluster::topic(&prefix))?;
+        runtime.block_on(self.cluster.verify_and_remove(&prefix, self.count))?;
+        Ok(cost)
+    }
 }
 
 impl Row for Publishing {
@@ -129,25 +143,20 @@ impl Row for Publishing {
     }
 
     fn raw(&mut self) -> anyhow::Result<Cost> {
-        let prefix = self.cluster.prefix();
-        let (cluster, environment) = (&self.cluster, &self.cluster.environment);
-        let (topic, config) = (Cluster::topic(&prefix), cluster.producing());
-        let runtime = runtime()?;
-        runtime
-            .block_on(async { cluster.open(&prefix).await?.0.close().await.map_err(anyhow::Error::from) })?;
-        let stopwatch = Stopwatch::start();
-        match self.against {
-            Against::Threaded => wrapped::publish(&config, &topic, &self.pool, self.count, environment)?,
-            Against::Handle => direct::publish(&config, &topic, &self.pool, self.count, environment)?,
-            Against::Waiting(callers) => {
-                let producer = wrapped::Awaited::new(&config)?;
-                let count = usize::try_from(self.count)?;
-                runtime.block_on(producer.many(&topic, &self.pool, count, callers, environment))?;
+        let (config, environment) = (self.cluster.producing(), &self.cluster.environment);
+        self.stored(|runtime, topic| {
+            let stopwatch = Stopwatch::start();
+            match self.against {
+                Against::Threaded => wrapped::publish(&config, topic, &self.pool, self.count, environment)?,
+                Against::Handle => direct::publish(&config, topic, &self.pool, self.count, environment)?,
+                Against::Waiting(callers) => {
+                    let producer = wrapped::Awaited::new(&config)?;
+                    let count = usize::try_from(self.count)?;
+                    runtime.block_on(producer.many(topic, &self.pool, count, callers, environment))?;
+                }
             }
-        }
-        let cost = stopwatch.stop(self.count);
-        runtime.block_on(cluster.verify_and_remove(&prefix, self.count))?;
-        Ok(cost)
+            Ok(stopwatch.stop(self.count))
+        })
     }
 
     fn remark(&self) -> String {

@@ -25,11 +25,15 @@ pub enum By {
 pub trait Row {
     /// Its short name.
     fn name(&self) -> &'static str;
+    /// What our side is called: others may be measured in its place.
+    fn side(&self) -> &'static str {
+        "ours"
+    }
     /// What is compared, in a sentence.
     fn what(&self) -> String;
     /// The ratio that must be reached, and of what; none where the figure is only shown.
     fn bar(&self) -> Option<(By, f64)>;
-    /// Runs our side once, and verifies what it left.
+    /// Runs our side once, or what is measured in its place, and verifies what it left.
     ///
     /// # Errors
     /// It failed, or the counts are wrong.
@@ -77,6 +81,8 @@ impl Side {
 pub struct Report {
     /// The row.
     pub name: &'static str,
+    /// What our side is called.
+    pub side: &'static str,
     /// What was compared.
     pub what: String,
     /// Which side ran first in each pair.
@@ -105,14 +111,15 @@ pub struct Report {
 /// A side failed, or its counts are wrong.
 pub fn compare(row: &mut dyn Row, pairs: usize) -> anyhow::Result<Report> {
     ensure!(pairs >= 2, "a comparison needs 2 pairs at least");
-    let ours = |row: &mut dyn Row| row.ours().with_context(|| format!("{}, our side", row.name()));
+    let ours =
+        |row: &mut dyn Row| row.ours().with_context(|| format!("{}, the side {:?}", row.name(), row.side()));
     let raw = |row: &mut dyn Row| row.raw().with_context(|| format!("{}, the raw side", row.name()));
     ours(row)?;
     raw(row)?;
     let (mut our_runs, mut raw_runs, mut first) = (Vec::new(), Vec::new(), Vec::new());
     for pair in 0..pairs {
         if pair.is_multiple_of(2) {
-            first.push("ours");
+            first.push(row.side());
             our_runs.push(ours(row)?);
             raw_runs.push(raw(row)?);
         } else {
@@ -146,6 +153,7 @@ pub fn compare(row: &mut dyn Row, pairs: usize) -> anyhow::Result<Report> {
     });
     Ok(Report {
         name: row.name(),
+        side: row.side(),
         what: row.what(),
         first,
         ours: Side::of(our_runs),
@@ -179,11 +187,12 @@ impl Report {
             self.first.join(" "),
             self.remark
         )?;
-        writeln!(text, "          CPU µs/event  spread      events/s  spread")?;
-        for (name, side) in [("ours", &self.ours), ("raw", &self.raw)] {
+        let width = self.side.len().max(7) + 1;
+        writeln!(text, "  {:width$}CPU µs/event  spread      events/s  spread", "")?;
+        for (name, side) in [(self.side, &self.ours), ("raw", &self.raw)] {
             writeln!(
                 text,
-                "  {name:<8}{:>12.3}  {:>5.1}%  {:>12.0}  {:>5.1}%",
+                "  {name:<width$}{:>12.3}  {:>5.1}%  {:>12.0}  {:>5.1}%",
                 side.cpu_micros,
                 side.cpu_spread * 100.0,
                 side.rate,
@@ -193,17 +202,23 @@ impl Report {
         let shown = |estimate: &Estimate| {
             format!("{:.3} ({:.3} to {:.3})", estimate.median, estimate.low, estimate.high)
         };
-        writeln!(text, "  ratio   CPU {}, rate {}", shown(&self.cpu_ratio), shown(&self.rate_ratio))?;
-        writeln!(text, "  canary  CPU {}, rate {}", shown(&self.canary.0), shown(&self.canary.1))?;
+        writeln!(
+            text,
+            "  {:width$}CPU {}, rate {}",
+            "ratio",
+            shown(&self.cpu_ratio),
+            shown(&self.rate_ratio)
+        )?;
+        writeln!(text, "  {:width$}CPU {}, rate {}", "canary", shown(&self.canary.0), shown(&self.canary.1))?;
         match (self.bar, self.met) {
             (Some((by, bar)), Some(met)) => {
                 let of = match by {
                     By::Cpu => "CPU",
                     By::Rate => "rate",
                 };
-                writeln!(text, "  bar     {of} {bar:.2}: {}", if met { "met" } else { "MISSED" })
+                writeln!(text, "  {:width$}{of} {bar:.2}: {}", "bar", if met { "met" } else { "MISSED" })
             }
-            _ => writeln!(text, "  bar     none, shown for comparison"),
+            _ => writeln!(text, "  {:width$}none, shown for comparison", "bar"),
         }
     }
 }

@@ -10,7 +10,7 @@ mod state;
 use std::{
     ffi::OsString,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -131,12 +131,29 @@ pub(crate) fn for_tests(
     })
 }
 
-/// Measures on a new broker, which ends with the bench.
+/// Measures on a new broker, which ends with the bench. `--peers` among the arguments builds the program of the peers, and
+/// becomes where it is.
 pub(crate) fn bench(arguments: &[String]) -> anyhow::Result<()> {
+    let (peers, arguments): (Vec<_>, Vec<_>) = arguments.iter().partition(|argument| *argument == "--peers");
+    let peers = if peers.is_empty() { None } else { Some(build_peers()?) };
     with_broker(false, |cluster| {
         let mut bench = command("cargo run --release --package bench-kafka --locked -- --log");
-        step(bench.arg(cluster.url()).args(arguments))
+        bench.arg(cluster.url()).args(arguments);
+        if let Some(peers) = &peers {
+            bench.arg("--peers").arg(peers);
+        }
+        step(&mut bench)
     })
+}
+
+/// Builds what is measured beside us, by a lock file of its own and into a folder of its own.
+fn build_peers() -> anyhow::Result<PathBuf> {
+    let folder = target().join("bench-peers");
+    let mut build = command("cargo build --release --locked --manifest-path tools/bench-peers/Cargo.toml");
+    step(build.arg("--target-dir").arg(&folder)).context(
+        "tools/bench-peers cannot be built, without which --peers measures nothing; its crates come from crates.io",
+    )?;
+    Ok(folder.join("release/bench-peers"))
 }
 
 /// Runs something with a broker of its own, beside one that may be there for the user.

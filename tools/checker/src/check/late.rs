@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use super::tables::{Run, Tables};
+use super::tables::{Member, Run, Tables};
 use crate::{observation::PartitionId, rules::Rules};
 
 /// By process, group and partition: when it was asked for, and when it was given back.
 pub(super) struct Late<'t, 'a> {
     tables: &'t Tables<'a>,
-    all: HashMap<(&'a str, &'a str, &'a PartitionId), Vec<(u64, u64)>>,
+    all: HashMap<Member<'a>, Vec<(u64, u64)>>,
     /// What ended so long before it was asked for was stored by then, unless a fault was in the way.
     before: u64,
 }

@@ -98,6 +98,9 @@ pub(super) struct Drain<'a> {
 /// A copy of a record that was set aside: when, and its checksum.
 pub(super) type Aside<'a> = BTreeMap<(&'a str, &'a Place), Vec<(u64, u32)>>;
 
+/// A process, the group that it is in, and a partition that it has there.
+pub(super) type Member<'a> = (&'a str, &'a str, &'a PartitionId);
+
 #[derive(Default)]
 pub(super) struct Tables<'a> {
     pub(super) ops: Vec<Op<'a>>,
@@ -112,7 +115,7 @@ pub(super) struct Tables<'a> {
     /// When a process gave a partition back.
     pub(super) revoked: HashMap<(&'a str, &'a str, &'a PartitionId), Vec<u64>>,
     /// When a process was asked for a partition, and when it had given it back.
-    pub(super) hand_overs: HashMap<(&'a str, &'a str, &'a PartitionId), Vec<(u64, Option<u64>)>>,
+    pub(super) hand_overs: HashMap<Member<'a>, Vec<(u64, Option<u64>)>>,
     pub(super) writes: Vec<Written<'a>>,
     pub(super) refused: u64,
     pub(super) samples: BTreeMap<(&'a str, &'a PartitionId), Vec<Sample>>,
@@ -296,10 +299,7 @@ impl<'a> Tables<'a> {
     }
 
     /// Hand-overs that took longer than `limit`: of whom, and from when to when.
-    pub(super) fn late_hand_overs(
-        &self,
-        limit: u64,
-    ) -> impl Iterator<Item = ((&'a str, &'a str, &'a PartitionId), u64, u64)> {
+    pub(super) fn late_hand_overs(&self, limit: u64) -> impl Iterator<Item = (Member<'a>, u64, u64)> {
         self.hand_overs.iter().flat_map(move |(of, all)| {
             let ended = all.iter().filter_map(|(asked, gave)| Some((*asked, (*gave)?)));
             ended.filter(move |(asked, gave)| gave - asked >= limit).map(|(asked, gave)| (*of, asked, gave))
