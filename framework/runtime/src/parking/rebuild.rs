@@ -50,7 +50,11 @@ pub(crate) async fn rebuild(
         if !parks || aqueduct_core::planted("unknown-topic-taken-for-none") {
             return Ok(rebuilt);
         }
-        super::ensure(log, group, &source.topic).await?;
+        match super::ensure(log, group, &source.topic).await {
+            // Where topics are not to be made: it was there at the start.
+            Err(error) if error.kind() != LogErrorKind::TopicMissing => return Err(error),
+            _ => {}
+        }
         let known = ends.len();
         let message = format!("the log knows {known} partitions of {topic}, which has more");
         return Err(LogError::new(LogErrorKind::Unreachable, message));
