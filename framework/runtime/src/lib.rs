@@ -12,6 +12,7 @@
 //!   handler works for others; `releasing`: attempts at parked records that were released
 //! - `aside`: writes dead letters (`dead_letter`), parked records, and what handlers `returned` exactly once
 //! - [`replay`]: [`Replay`], history delivered again
+//! - `scan`: reads what is parked, asked for or kept in topics of ours
 //! - [`parking`]: keys that wait for an operator, and how they are released
 //! - [`status`]: what a subscription says of itself
 
@@ -42,6 +43,7 @@ pub mod replay;
 mod returned;
 mod ring;
 mod running;
+mod scan;
 #[cfg(all(test, feature = "shuttle"))]
 mod schedules;
 mod settler;

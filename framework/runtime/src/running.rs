@@ -7,7 +7,7 @@ use std::{
 };
 
 use aqueduct_core::{
-    LogError, LogErrorKind,
+    LogError,
     log::{Assignment, Consumer, PartitionId, Signal},
 };
 use tokio::{
@@ -27,6 +27,7 @@ use crate::{
     partition::{Closed, Limits, Wish},
     progress::Progress,
     settler::{self, Due, Stored},
+    subscriber::can_be_made_anew,
     sync::Ordering,
 };
 
@@ -43,7 +44,7 @@ const SETTLE_AGAIN: Duration = Duration::from_millis(20);
 const DRAIN_RESERVE: Duration = Duration::from_millis(200);
 
 /// How long a revoked partition may drain: while it does, the member's other partitions may stand still.
-const REVOKE_DEADLINE: Duration = Duration::from_secs(1);
+const REVOKE: Limits = Limits { handlers: Duration::from_secs(1), writes: LAST_SETTLE };
 
 pub(crate) struct Running {
     pub(crate) shared: Arc<Shared>,
@@ -112,9 +113,10 @@ impl Running {
                 }
                 ends = self.monitor.ends() => {
                     if let (Err(error), Some(_)) = (&ends, &self.shared.replay)
-                        && error.kind() != LogErrorKind::Unreachable
+                        && !can_be_made_anew(error)
                     {
-                        // No group would say that the log is over.
+                        // No group would say that the log is over. That a topic is not known is a broker that is behind: it was
+                        // there when the range was laid out.
                         return Err(error.clone());
                     }
                     self.monitor.compare(ends, &self.partitions)?;
@@ -178,8 +180,7 @@ impl Running {
                     match self.partitions.get_mut(&partition) {
                         Some(owned) if !owned.closed && (!owned.taking || keeps) => {
                             owned.revoking = true;
-                            owned
-                                .wish(Wish::Drain(Limits { handlers: REVOKE_DEADLINE, writes: LAST_SETTLE }));
+                            owned.wish(Wish::Drain(REVOKE));
                         }
                         _ => self.hand_over(partition).await,
                     }

@@ -257,7 +257,7 @@ impl Shared {
 }
 
 /// Whether a new client could do better: not where the log itself is over, or was set up wrongly.
-fn can_be_made_anew(error: &LogError) -> bool {
+pub(crate) fn can_be_made_anew(error: &LogError) -> bool {
     let over = matches!(
         error.kind(),
         LogErrorKind::Closed

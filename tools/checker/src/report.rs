@@ -65,8 +65,8 @@ pub struct Report {
     /// Why the run proves nothing, if it does not.
     pub void: Option<String>,
     /// What happened, by name: `acknowledged`, `unknown`, `failed`, `records`, `starts`, `retries`, `duplicates`,
-    /// `rebalances`, `hand-overs`, `late hand-overs`, `letters`, `parked`, `releases`, `still parked`, `effects`, `samples`, `ready`, `drains`,
-    /// `writes`, `refused writes`, `faults`, and `fault KIND` for each kind.
+    /// `rebalances`, `hand-overs`, `late hand-overs`, `letters`, `parked`, `releases`, `still parked`, `effects`, `samples`,
+    /// `ready`, `drains`, `writes`, `refused writes`, `faults`, and `fault KIND` for each kind.
     pub counts: BTreeMap<String, u64>,
 }
 

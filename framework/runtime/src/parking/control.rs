@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
+use crate::scan::scan;
+
 /// The newest format that is written and read.
 const FORMAT: u8 = 1;
 
@@ -145,17 +147,18 @@ pub(crate) async fn skipped(
         return Ok(None);
     }
     let end = log.end_offsets(&control).await?.first().copied().unwrap_or(0);
-    let mut reader = log.cursor(&PartitionId { topic: control, partition: 0 }, Start::Earliest).await?;
     let mut to = None;
-    while reader.position() < end {
-        for record in Record::all(&reader.read(512).await?) {
-            // What cannot be read is told where releases are followed.
-            let Ok(Said::Skip(skip)) = read(record.value().unwrap_or_default()) else { continue };
-            if skip.partition == *partition && skip.topic_id == topic_id && skip.offsets.contains(&offset) {
-                to = to.max(Some(skip.offsets.end));
-            }
+    scan(log, &PartitionId { topic: control, partition: 0 }, end, |record| {
+        // What cannot be read is told where releases are followed.
+        if let Ok(Said::Skip(skip)) = read(record.value().unwrap_or_default())
+            && (&skip.partition, skip.topic_id) == (partition, topic_id)
+            && skip.offsets.contains(&offset)
+        {
+            to = to.max(Some(skip.offsets.end));
         }
-    }
+        Ok(())
+    })
+    .await?;
     Ok(to)
 }
 

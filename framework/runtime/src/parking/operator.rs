@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, ops::Range};
 
 use aqueduct_core::{
     LogError, LogErrorKind, NewRecord, Record, Timestamp, TopicName,
-    log::{Offset, PartitionId, Start},
+    log::{Offset, PartitionId},
 };
 use bytes::Bytes;
 use uuid::Uuid;
@@ -13,7 +13,10 @@ use super::{
     control::{self, Asked, Skip},
     frame,
 };
-use crate::bus::{Bus, PublishError};
+use crate::{
+    bus::{Bus, PublishError},
+    scan::scan,
+};
 
 /// A key that waits, with its records.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,25 +84,18 @@ pub(crate) async fn keys(
     let mut keys = Vec::new();
     for (partition, end) in (0..).zip(log.end_offsets(&place).await?) {
         let from = PartitionId { topic: topic.clone(), partition };
-        let mut reader =
-            log.cursor(&PartitionId { topic: place.clone(), partition }, Start::Earliest).await?;
         let mut records: BTreeMap<Offset, ParkedKey> = BTreeMap::new();
-        while reader.position() < end {
-            let batch = reader.read(512).await?;
-            for record in Record::all(&batch) {
-                let Some(offset) = record.key().and_then(|key| frame::source_offset(key, source.id)) else {
-                    continue;
-                };
-                match record.value() {
-                    None => {
-                        records.remove(&offset);
-                    }
-                    Some(value) => {
-                        records.insert(offset, describe(&record, value, &from, offset)?);
-                    }
-                }
-            }
-        }
+        scan(&**log, &PartitionId { topic: place.clone(), partition }, end, |record| {
+            let Some(offset) = record.key().and_then(|key| frame::source_offset(key, source.id)) else {
+                return Ok(());
+            };
+            match record.value() {
+                None => records.remove(&offset),
+                Some(value) => records.insert(offset, describe(&record, value, &from, offset)?),
+            };
+            Ok(())
+        })
+        .await?;
         let mut first: BTreeMap<Bytes, usize> = BTreeMap::new();
         for (_, record) in records {
             let index = *first.entry(record.key.clone()).or_insert_with(|| {

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 
 use aqueduct_core::{
-    LogError, LogErrorKind, Record,
-    log::{CommitLog, Offset, PartitionId, Start},
+    LogError, LogErrorKind,
+    log::{CommitLog, Offset, PartitionId},
 };
 use uuid::Uuid;
 
@@ -12,10 +12,7 @@ use super::{
     frame,
     index::{Copy, ParkedKeys},
 };
-use crate::lanes::KeyBytes;
-
-/// Records asked of the reader at once.
-const READ_BATCH: usize = 512;
+use crate::{lanes::KeyBytes, scan::scan};
 
 /// What the parked partition holds.
 #[derive(Debug, Default)]
@@ -60,36 +57,34 @@ pub(crate) async fn rebuild(
         return Err(LogError::new(LogErrorKind::Unreachable, message));
     };
     let place = PartitionId { topic, partition: source.partition };
-    let mut reader = log.cursor(&place, Start::Earliest).await?;
     let mut found: BTreeMap<Offset, (KeyBytes, Copy)> = BTreeMap::new();
     let mut foreign = 0_usize;
-    while reader.position() < end {
-        let batch = reader.read(READ_BATCH).await?;
-        for record in Record::all(&batch) {
-            let Some(offset) = record.key().and_then(|key| frame::source_offset(key, topic_id)) else {
-                foreign += 1;
-                continue;
-            };
-            match record.value() {
-                None => {
-                    found.remove(&offset);
-                }
-                Some(value) => {
-                    let damaged = |reason: &str| {
-                        let message = format!("the parked record {record:?} cannot be read: {reason}");
-                        LogError::new(LogErrorKind::Corrupt, message)
-                    };
-                    let read = frame::read(value).map_err(|error| damaged(&error.to_string()))?;
-                    let key = read.key.ok_or_else(|| damaged("it has no key"))?;
-                    let copy = Copy { at: record.offset(), due: read.description.due };
-                    found.insert(offset, (KeyBytes::from(&*key), copy));
-                }
+    scan(log, &place, end, |record| {
+        let Some(offset) = record.key().and_then(|key| frame::source_offset(key, topic_id)) else {
+            foreign += 1;
+            return Ok(());
+        };
+        match record.value() {
+            None => {
+                found.remove(&offset);
             }
-            if offset >= from {
-                rebuilt.ended.insert(offset);
+            Some(value) => {
+                let damaged = |reason: &str| {
+                    let message = format!("the parked record {record:?} cannot be read: {reason}");
+                    LogError::new(LogErrorKind::Corrupt, message)
+                };
+                let read = frame::read(value).map_err(|error| damaged(&error.to_string()))?;
+                let key = read.key.ok_or_else(|| damaged("it has no key"))?;
+                let copy = Copy { at: record.offset(), due: read.description.due };
+                found.insert(offset, (KeyBytes::from(&*key), copy));
             }
         }
-    }
+        if offset >= from {
+            rebuilt.ended.insert(offset);
+        }
+        Ok(())
+    })
+    .await?;
     if foreign > 0 {
         tracing::warn!(parked = %place, foreign, "parked records of an earlier topic of that name are left alone");
     }

@@ -4,19 +4,19 @@ use std::collections::BTreeMap;
 
 use aqueduct_core::{
     Headers, LogError, LogErrorKind, NewRecord, Record, TopicName,
-    log::{Offset, PartitionId, Settlement, Start, TopicSpec},
+    log::{Offset, PartitionId, Settlement, TopicSpec},
 };
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::range::Range;
-use crate::bus::{Bus, PublishError};
+use crate::{
+    bus::{Bus, PublishError},
+    scan::scan,
+};
 
 /// The newest format that is written and read.
 const FORMAT: u8 = 1;
-
-/// Records asked of the reader at once.
-const READ_BATCH: usize = 512;
 
 /// The topic of a replay.
 #[derive(Debug)]
@@ -54,17 +54,16 @@ impl Checkpoint {
         log.ensure_topic(spec).await?;
         let end = log.end_offsets(&topic).await?.first().copied().unwrap_or(0);
         let place = PartitionId { topic: topic.clone(), partition: 0 };
-        let mut reader = log.cursor(&place, Start::Earliest).await?;
-        while reader.position() < end && !aqueduct_core::planted("replay-forgets-its-checkpoint") {
-            let batch = reader.read(READ_BATCH).await?;
-            for record in Record::all(&batch) {
-                let message = read(&record).map_err(|reason| {
-                    LogError::new(LogErrorKind::Format, format!("the checkpoint at {record:?} {reason}"))
-                })?;
-                let id = PartitionId { topic: TopicName::new(&message.topic)?, partition: message.partition };
-                kept.insert(id, (message.topic_id, message.settled));
-            }
-        }
+        let end = if aqueduct_core::planted("replay-forgets-its-checkpoint") { 0 } else { end };
+        scan(&**log, &place, end, |record| {
+            let message = read(&record).map_err(|reason| {
+                LogError::new(LogErrorKind::Format, format!("the checkpoint at {record:?} {reason}"))
+            })?;
+            let id = PartitionId { topic: TopicName::new(&message.topic)?, partition: message.partition };
+            kept.insert(id, (message.topic_id, message.settled));
+            Ok(())
+        })
+        .await?;
         Ok((Self { topic, bus: bus.clone() }, kept))
     }
 

@@ -9,7 +9,7 @@ use std::{
 
 use aqueduct_core::{
     LogError, LogErrorKind, TopicName,
-    log::{Assignment, CommitLog, Offset, PartitionId, PartitionReader, Settled, Start},
+    log::{Assignment, Offset, PartitionId, PartitionReader, Settled, Start},
 };
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -105,38 +105,30 @@ impl Plan<'_> {
                 };
                 let until = match until {
                     Until::End => end,
-                    Until::Time(_) => end.min(at(log, &id, until).await.map_err(failed)?),
+                    Until::Time(time) => {
+                        let there = log.cursor(&id, Start::Time(time)).await.map_err(failed)?;
+                        end.min(there.position())
+                    }
                 };
                 let reader = log.cursor(&id, from).await.map_err(failed)?;
                 let from = reader.position();
-                let reader = (from < until).then_some(reader);
-                let (topic_id, settled) = (info.id, from);
-                let (paced, confirmed, opened) = (false, false, false);
                 let place = Place {
-                    topic_id,
+                    topic_id: info.id,
                     partitions,
                     from,
-                    settled,
+                    settled: from,
                     until,
                     end,
-                    paced,
-                    confirmed,
-                    reader,
-                    opened,
+                    paced: false,
+                    confirmed: false,
+                    reader: (from < until).then_some(reader),
+                    opened: false,
                 };
                 places.insert(id, place);
             }
         }
         let (places, refused) = (Mutex::new(places), Mutex::default());
         Ok(Range { places, pace: rate.map(Pace::new), checkpoint, excepted, refused })
-    }
-}
-
-/// Where a partition has reached a time.
-async fn at(log: &dyn CommitLog, id: &PartitionId, until: Until) -> Result<Offset, LogError> {
-    match until {
-        Until::End => Ok(Offset::MAX),
-        Until::Time(time) => Ok(log.cursor(id, Start::Time(time)).await?.position()),
     }
 }
 

@@ -113,7 +113,7 @@ pub(super) struct Tables<'a> {
     pub(super) runs: Vec<Run<'a>>,
     pub(super) assignments: Vec<Assignment<'a>>,
     /// When a process gave a partition back.
-    pub(super) revoked: HashMap<(&'a str, &'a str, &'a PartitionId), Vec<u64>>,
+    pub(super) revoked: HashMap<Member<'a>, Vec<u64>>,
     /// When a process was asked for a partition, and when it had given it back.
     pub(super) hand_overs: HashMap<Member<'a>, Vec<(u64, Option<u64>)>>,
     pub(super) writes: Vec<Written<'a>>,
